@@ -1,0 +1,281 @@
+"""The command line: arguments to library calls, results to lines. No logic of its own.
+
+Exit status: 0 done, 2 a mistake of the user's (one line on stderr), 130 interrupted (what was done is saved).
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from .files import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        """One line and status 2, without the usage block."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return value
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; each sets `run`, a function of the parsed arguments."""
+    parser = _Parser(prog="bitlib", description="Transfer learning with Big Transfer (BiT).")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.set_defaults(run=run)
+        return sub
+
+    def compute(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+        sub.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    def training(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--out", required=True, metavar="DIR", help="folder for the model, run.json and history.csv")
+        sub.add_argument("--steps", type=_positive, metavar="N", help="number of updates")
+        sub.add_argument("--batch-size", type=_positive, metavar="B")
+        sub.add_argument("--lr", type=float, help="base learning rate")
+        sub.add_argument("--micro-batches", type=_positive, default=1, metavar="M",
+                         help="split every batch into M parts to save memory; the result is the same up to rounding")
+        sub.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+        sub.add_argument("--seed", type=int, default=0)
+        sub.add_argument("--checkpoint-every", type=int, default=500, metavar="N", help="in steps (default: 500)")
+        sub.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR, if there is one")
+        compute(sub)
+
+    def data(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("data", metavar="DATA", help="a folder with one sub-folder a class, or the name of a task")
+        sub.add_argument("--skip-bad", action="store_true", help="leave out unreadable pictures instead of stopping")
+
+    sub = command("models", run_models, "list the models")
+    sub.add_argument("--json", action="store_true", help="as JSON")
+
+    sub = command("finetune", run_finetune, "fine-tune a pre-trained model on DATA by the BiT-HyperRule")
+    data(sub)
+    sub.add_argument("--model", metavar="NAME|FILE", help="see `bitlib models`; default: BiT-M-R50x1 if it is in the "
+                     "cache, else glyphs-L, which ships with the package and knows characters, not photographs")
+    sub.add_argument("--shots", type=_positive, metavar="K", help="use only K training pictures a class, drawn by --seed")
+    sub.add_argument("--variant", default="code", choices=("code", "paper"), help="of the HyperRule (default: code)")
+    method = sub.add_mutually_exclusive_group()
+    method.add_argument("--scratch", action="store_true", help="start from random weights, for comparison")
+    method.add_argument("--linear-probe", action="store_true", help="fit only the head, on cached features")
+    method.add_argument("--freeze", metavar="STAGE", help="freeze all before stage1 to stage4, or before the head")
+    training(sub)
+
+    sub = command("evaluate", run_evaluate, "measure a model on a split of DATA")
+    sub.add_argument("model", metavar="MODEL", help="a folder that finetune wrote, or a model file")
+    data(sub)
+    sub.add_argument("--split", default="test", choices=("train", "val", "test"))
+    sub.add_argument("--json", metavar="FILE", help="write the figures to FILE as well")
+    compute(sub)
+
+    sub = command("predict", run_predict, "name the class of pictures")
+    sub.add_argument("model", metavar="MODEL", help="a folder that finetune wrote, or a model file")
+    sub.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files, or folders of them")
+    sub.add_argument("--top", type=_positive, default=1, metavar="K", help="how many classes to name (default: 1)")
+    sub.add_argument("--json", action="store_true", help="one JSON object a line")
+    compute(sub)
+
+    sub = command("pretrain", run_pretrain, "train a network from random weights, for others to start from")
+    data(sub)
+    sub.add_argument("--arch", default="small", help="architecture: small, small-gn, small-bn, R50x1, ... "
+                     "(default: small)")
+    sub.add_argument("--side", type=_positive, default=32, metavar="PX", help="side of the training pictures")
+    sub.add_argument("--weight-decay", type=float, default=1e-4)
+    training(sub)
+    return parser
+
+
+def run_models(args) -> None:
+    """`bitlib models`."""
+    from .weights import list_models, model_info
+
+    infos = [model_info(name) for name in list_models()]
+    if args.json:
+        print(json.dumps([{"name": i.name, "source": i.source, "parameters": i.num_parameters, "classes": i.num_classes,
+                           "location": i.location} for i in infos], indent=1))
+        return
+    print(f"{'name':<16}{'parameters':>14}{'classes':>9}  where")
+    for i in infos:
+        print(f"{i.name:<16}{i.num_parameters:>14,}{i.num_classes:>9,}  {i.location}")
+
+
+def _default_model() -> str:
+    from .weights import is_cached
+
+    if is_cached("BiT-M-R50x1"):
+        return "BiT-M-R50x1"
+    print("no --model named: starting from glyphs-L, which has seen only characters; "
+          "for photographs use --model BiT-M-R50x1", file=sys.stderr)
+    return "glyphs-L"
+
+
+def _writable(out: Path, resume: bool) -> Path:
+    """Fail before the work rather than after it; creates nothing."""
+    existing = out
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to {out} ({existing} is not a folder that you may write to); "
+                        "choose another --out")
+    if (out / "run.json").exists() and not resume:
+        raise UserError(f"{out} already holds a finished run; choose another --out, or delete it")
+    return out
+
+
+def run_finetune(args) -> None:
+    """`bitlib finetune`."""
+    from .data import load_task
+    from .resnet import ResNetV2  # noqa: F401 - imported early, so that a missing torch is reported before any work
+    from .transfer import default_rule, finetune, freeze, linear_probe
+    from .weights import create_model
+
+    out = _writable(Path(args.out), args.resume)
+    task = load_task(args.data, args.shots, args.seed, args.skip_bad)
+    name = args.model or _default_model()
+    model = create_model(name, task.num_classes, pretrained=not args.scratch, seed=args.seed)
+    changes = {"steps": args.steps, "batch_size": args.batch_size, "base_lr": args.lr, "variant": args.variant}
+    try:
+        rule = default_rule(model, task).adapted(**{k: v for k, v in changes.items() if v is not None})
+        if args.freeze:
+            freeze(model, args.freeze)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if args.linear_probe:
+        run = linear_probe(model, task, rule, args.device, out)
+    else:
+        run = finetune(model, task, rule, args.device, args.seed, out, precision=args.precision,
+                       micro_batches=args.micro_batches, resume=args.resume, checkpoint_every=args.checkpoint_every,
+                       progress=not args.quiet)
+    print(f"{task.name}: {len(task.train)} training pictures, {task.num_classes} classes, model {run.config['model']}")
+    print(f"validation accuracy {run.val_accuracy:.4f}")
+    print(f"test accuracy {run.test_accuracy:.4f}")
+    print(f"written to {out}")
+
+
+def _load_trained(path: str):
+    """A model that knows its classes and its resolution, from a file or a folder that finetune wrote."""
+    from .weights import create_model
+
+    file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
+    if Path(path).is_dir() and not file.exists():
+        raise UserError(f"{path} holds no model.safetensors; give the folder that `bitlib finetune --out` wrote")
+    model = create_model(str(file) if file.exists() else path, pretrained=True)
+    if not model.info.class_names or not model.info.crop:
+        raise UserError(f"{path} does not say its class names and resolution; use a model that bitlib trained")
+    return model.eval()
+
+
+def run_evaluate(args) -> None:
+    """`bitlib evaluate`."""
+    from .data import load_task
+    from .evaluate import evaluate
+    from .trainer import pick_device
+    from .transfer import write_json
+
+    device, model = pick_device(args.device), _load_trained(args.model)
+    task = load_task(args.data, skip_bad=args.skip_bad)
+    if tuple(model.info.class_names) != task.class_names:
+        odd = sorted(set(model.info.class_names) ^ set(task.class_names)) or ["their order"]
+        raise UserError(f"{args.model} and {args.data} do not have the same classes (first difference: {odd[0]!r})")
+    result = evaluate(model.to(device), getattr(task, args.split), model.info.crop)
+    figures = {"model": args.model, "task": task.name, "fingerprint": task.fingerprint, "split": args.split,
+               "pictures": len(result.labels), "accuracy": result.accuracy, "loss": result.loss,
+               "calibration_error": result.calibration_error()}
+    if args.json:
+        write_json(_writable(Path(args.json).parent, True) / Path(args.json).name, figures)
+    print(f"{task.name}, {args.split} split, {len(result.labels)} pictures")
+    for name in ("accuracy", "loss", "calibration_error"):
+        print(f"{name.replace('_', ' ')} {figures[name]:.4f}")
+
+
+def run_predict(args) -> None:
+    """`bitlib predict`."""
+    import torch
+
+    from .data.folder import FileImages, list_images
+    from .evaluate import predict_logits
+    from .trainer import pick_device
+
+    device, model = pick_device(args.device), _load_trained(args.model)
+    paths = []
+    for name in map(Path, args.pictures):
+        found = list_images(name) if name.is_dir() else [name]
+        if not found:
+            raise UserError(f"{name} holds no pictures")
+        if not name.exists():
+            raise UserError(f"{name} does not exist")
+        paths += found
+    images = FileImages(paths, torch.zeros(len(paths), dtype=torch.long))
+    probabilities = predict_logits(model.to(device), images, model.info.crop).softmax(1)
+    best = probabilities.topk(min(args.top, model.num_classes))
+    for path, values, classes in zip(paths, best.values.tolist(), best.indices.tolist()):
+        answers = [(model.info.class_names[c], p) for c, p in zip(classes, values)]
+        if args.json:
+            print(json.dumps({"picture": str(path), "classes": dict(answers)}, ensure_ascii=False))
+        else:
+            print("\t".join([str(path), *(f"{name}\t{p:.3f}" for name, p in answers)]))
+
+
+def run_pretrain(args) -> None:
+    """`bitlib pretrain`."""
+    from .data import load_task
+    from .pretrain import Upstream, pretrain
+    from .transfer import environment, write_json
+    from .weights import save_weights
+
+    out = _writable(Path(args.out), args.resume)
+    given = {"steps": args.steps, "batch_size": args.batch_size, "lr": args.lr}
+    recipe = Upstream(arch=args.arch, side=args.side, weight_decay=args.weight_decay,
+                      **{k: v for k, v in given.items() if v is not None})
+    task = load_task(args.data, skip_bad=args.skip_bad)
+    result = pretrain(task, recipe, args.device, args.seed, out / "checkpoint" / "state.safetensors",
+                      resume=args.resume, checkpoint_every=args.checkpoint_every, precision=args.precision,
+                      micro_batches=args.micro_batches, progress=not args.quiet)
+    save_weights(result.model, out / "model.safetensors", {
+        "name": out.name, "class_names": list(task.class_names), "crop": recipe.side, "task": task.name,
+        "fingerprint": task.fingerprint})
+    device = next(result.model.parameters()).device
+    write_json(out / "run.json", {
+        "method": "pretrain", "task": task.name, "fingerprint": task.fingerprint, "seed": args.seed, **recipe.__dict__,
+        "val_accuracy": result.val_accuracy, "test_accuracy": result.test_accuracy,
+        "seconds": round(result.history.seconds, 2), **environment(device)})
+    print(f"validation accuracy {result.val_accuracy:.4f}")
+    print(f"test accuracy {result.test_accuracy:.4f}")
+    print(f"written to {out}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    args = build_parser().parse_args(argv)
+    try:
+        args.run(args)
+    except UserError as error:
+        print(f"bitlib {args.command}: {error}".replace("\n", " "), file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, a folder that vanished
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        print(f"bitlib {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
+        text = str(error) or "interrupted"
+        saved = getattr(error, "checkpoint", None)
+        print(f"bitlib {args.command}: {text}{'; run the same command with --resume to go on' if saved else ''}",
+              file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,44 @@
+"""Tasks: where pictures and labels come from, and how a batch of them is augmented. Knows nothing of models."""
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from ..files import UserError
+from .augment import augment, resize, to_input
+from .digits import load_digits
+from .folder import load_folder, read_image
+from .glyphs import HELD_OUT_SCRIPTS, SCALES, load_glyphs
+from .task import ArrayImages, Images, Task
+from .vision import VISION_TASKS, load_vision
+
+GLYPH_TASKS = ("glyphs", *(f"glyphs-{x}" for x in (*SCALES, *map(str.lower, HELD_OUT_SCRIPTS))))
+
+
+def list_tasks() -> list[str]:
+    """Names that `load_task` knows, besides folders."""
+    return ["digits", *GLYPH_TASKS, *VISION_TASKS]
+
+
+def load_task(name: str, shots: int | None = None, seed: int = 0, skip_bad: bool = False) -> Task:
+    """A task by name ("digits", "glyphs", "cifar10", ...), or a folder: "folder:PATH", or simply its path.
+
+    shots: keep that many training pictures of every class, drawn by `seed`. skip_bad: leave out unreadable files.
+    Raises UserError for an unknown name, and whatever the data themselves give cause for.
+    """
+    if name == "digits":
+        task = load_digits()
+    elif name in GLYPH_TASKS:
+        task = load_glyphs(name)
+    elif name in VISION_TASKS:
+        task = load_vision(name)
+    elif name.startswith("folder:") or "/" in name or "\\" in name or Path(name).exists():
+        task = load_folder(name.removeprefix("folder:"), skip_bad)
+    else:
+        close = difflib.get_close_matches(name, list_tasks(), 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise UserError(f"there is no folder and no task {name!r}; {hint}Tasks: {', '.join(list_tasks())}")
+    return task if shots is None else task.few_shot(shots, seed)
+
+
+__all__ = ["ArrayImages", "Images", "Task", "augment", "list_tasks", "load_task", "read_image", "resize", "to_input"]

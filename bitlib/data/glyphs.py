@@ -1,0 +1,189 @@
+"""Glyphs: the course's upstream data, drawn on the spot from the fonts that matplotlib ships.
+
+A class is a character; a picture is one of its fonts under a random affine and elastic warp, in random colours, blur
+and noise. Three nested sizes play the part of BiT-S, -M and -L. No class is a digit or a number of any script (so that
+handwritten digits are new downstream), and whole scripts are kept out for downstream tasks.
+"""
+from __future__ import annotations
+
+import functools
+import hashlib
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..files import UserError
+from .task import ArrayImages, Task, fingerprint
+
+SCALES = {"s": 100, "m": 700, "l": None}  # classes; l: all there are
+HELD_OUT_SCRIPTS = ("ARMENIAN", "GEORGIAN")
+# The last two fonts are kept for validation and test; the others draw the training pictures.
+FONTS = (
+    "DejaVuSans", "DejaVuSans-Bold", "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique",
+    "DejaVuSansMono-BoldOblique", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic",
+    "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta",
+    "DejaVuSans-Oblique", "DejaVuSans-BoldOblique",
+)
+VAL_FONT, TEST_FONT = len(FONTS) - 2, len(FONTS) - 1
+MASK = 48  # side of a glyph's mask in pixels
+SIDE = 32  # side of the pictures kept for validation and test
+
+
+def _is_number(char: str) -> bool:
+    return unicodedata.numeric(char, None) is not None or any(
+        c.isdigit() for c in unicodedata.normalize("NFKC", char))
+
+
+def _draw(char: str, font) -> np.ndarray | None:
+    """A character centred in a MASK x MASK picture, 0 to 255; None where nothing would be seen."""
+    from PIL import Image, ImageDraw
+
+    left, top, right, bottom = font.getbbox(char)
+    if right - left < 2 or bottom - top < 2:
+        return None
+    size = max(right - left, bottom - top, MASK)
+    picture = Image.new("L", (size, size))
+    ImageDraw.Draw(picture).text(((size - right - left) / 2, (size - bottom - top) / 2), char, fill=255, font=font)
+    picture = np.asarray(picture if size == MASK else picture.resize((MASK, MASK), Image.Resampling.BOX))
+    return picture if picture.max() > 100 else None
+
+
+@functools.cache
+def _masks() -> tuple[Tensor, Tensor, Tensor, tuple[str, ...]]:
+    """Every usable glyph: masks uint8 [N, 48, 48], class int [N], font int [N], and the character of each class."""
+    import matplotlib
+    from fontTools.ttLib import TTFont
+    from PIL import ImageFont
+
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    paths = [folder / f"{name}.ttf" for name in FONTS]
+    fonts = [ImageFont.truetype(str(p), 34, layout_engine=ImageFont.Layout.BASIC) for p in paths]
+    covered = [set(TTFont(p, lazy=True).getBestCmap()) for p in paths]
+    masks, labels, which, chars, seen = [], [], [], [], set()
+    for code in sorted(covered[0] & covered[1]):
+        char = chr(code)
+        if unicodedata.category(char)[0] not in "LPS" or _is_number(char):
+            continue
+        drawn = {i: _draw(char, fonts[i]) for i in range(len(FONTS)) if code in covered[i]}
+        drawn = {i: mask for i, mask in drawn.items() if mask is not None}
+        # Latin A, Greek Alpha and Cyrillic A are one picture; only the first becomes a class.
+        if 0 not in drawn or 1 not in drawn or drawn[0].tobytes() in seen:
+            continue
+        seen.add(drawn[0].tobytes())
+        for i, mask in drawn.items():
+            masks.append(mask)
+            labels.append(len(chars))
+            which.append(i)
+        chars.append(char)
+    return torch.from_numpy(np.stack(masks)), torch.tensor(labels), torch.tensor(which), tuple(chars)
+
+
+def _script(char: str) -> str:
+    return unicodedata.name(char, "?").split()[0]
+
+
+def draw_pictures(masks: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Turn masks into pictures nobody has seen before.
+
+    masks: uint8 [B, 48, 48] -> uint8 [B, 3, side, side]. generator: a CPU generator. Everything is drawn per picture:
+    affine warp, elastic warp, stroke weight, resolution, two colours, noise.
+    """
+    n, device = len(masks), masks.device
+    uniform = torch.rand(15, n, generator=generator).to(device)
+    noise = torch.randn(n, 2, 4, 4, generator=generator).to(device)
+
+    def between(row: int, low: float, high: float) -> Tensor:
+        return low + (high - low) * uniform[row]
+
+    angle, shear = between(0, -0.35, 0.35), between(1, -0.45, 0.45)
+    zoom_x, zoom_y = torch.exp(between(2, -0.5, 0.2)), torch.exp(between(3, -0.5, 0.2))
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    shift = torch.stack([between(4, -0.12, 0.12), between(5, -0.12, 0.12)], 1)
+    matrix = torch.stack([cos * zoom_x, (shear * cos - sin) * zoom_y, sin * zoom_x, (shear * sin + cos) * zoom_y], 1)
+    theta = torch.cat([matrix.view(n, 2, 2), shift[:, :, None]], 2)
+    grid = F.affine_grid(theta, [n, 1, side, side], align_corners=False)
+    # A smooth displacement field bends strokes as a hand does.
+    bend = F.interpolate(noise, (side, side), mode="bicubic", align_corners=True) * (0.08 * uniform[6]).view(n, 1, 1, 1)
+    ink = masks[:, None].float() / 255
+    # Blur, then a soft threshold at a random level: thinner or bolder strokes.
+    ink = F.avg_pool2d(ink, 3, 1, 1)
+    ink = F.grid_sample(ink, grid + bend.permute(0, 2, 3, 1), mode="bilinear", align_corners=False)
+    ink = torch.sigmoid((ink - between(7, 0.2, 0.55).view(n, 1, 1, 1)) * 12)
+    # Half of the pictures lose resolution, down to 8 x 8.
+    for low_side, chosen in ((side // 4, uniform[8] < 0.2), (side // 3, (uniform[8] >= 0.2) & (uniform[8] < 0.35)),
+                             (side // 2, (uniform[8] >= 0.35) & (uniform[8] < 0.5))):
+        coarse = F.interpolate(F.adaptive_avg_pool2d(ink, low_side), (side, side), mode="bilinear", align_corners=False)
+        ink = torch.where(chosen.view(n, 1, 1, 1), coarse, ink)
+    # Two colours that differ in brightness by 0.35 of the range or more; half of the pictures are grey.
+    tint = (torch.rand(2, n, 3, generator=generator).to(device) - 0.5) * 0.5
+    tint = torch.where((uniform[9] < 0.5).view(1, n, 1), torch.zeros_like(tint), tint)
+    dark = 0.6 * uniform[10] * (uniform[12] < 0.7)  # nearly a third of the darker colours is black
+    bright = dark + 0.35 + (0.65 - dark) * uniform[11]
+    swap = uniform[13] < 0.3
+    paper, pen = torch.where(swap, bright, dark), torch.where(swap, dark, bright)
+    paper, pen = ((c[:, None] + t).clamp(0, 1).view(n, 3, 1, 1) for c, t in zip((paper, pen), tint))
+    picture = paper + (pen - paper) * ink
+    grain = torch.randn(n, 1, side, side, generator=generator).to(device) * (0.05 * uniform[14]).view(n, 1, 1, 1)
+    return ((picture + grain).clamp_(0, 1) * 255).round_().to(torch.uint8)
+
+
+class GlyphImages:
+    """Glyphs whose pictures are drawn anew for every batch. masks: uint8 [N, 48, 48]; labels: int [N]."""
+
+    def __init__(self, masks: Tensor, labels: Tensor, side: int = SIDE):
+        self.masks, self.labels, self.side = masks, labels, side
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Tensor) -> GlyphImages:
+        return GlyphImages(self.masks[indices], self.labels[indices], self.side)
+
+    def prepare(self, side: int, device: torch.device | str) -> GlyphImages:
+        return GlyphImages(self.masks.to(device), self.labels, side)
+
+    def batch(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+        return draw_pictures(self.masks[indices.to(self.masks.device)], self.side, generator)
+
+
+def load_glyphs(name: str = "glyphs") -> Task:
+    """"glyphs" (the same as "glyphs-l"), "glyphs-m", "glyphs-s", or a script kept out, such as "glyphs-armenian".
+
+    Training pictures are drawn anew at every step. Validation and test pictures are drawn once, from one font each
+    that training never sees; a character that this font lacks is not in that split.
+    """
+    masks, labels, fonts, chars = _masks()
+    wanted = name.partition("-")[2] or "l"
+    scripts = {script.lower(): script for script in HELD_OUT_SCRIPTS}
+    if wanted in SCALES:
+        classes = [i for i, char in enumerate(chars) if _script(char) not in HELD_OUT_SCRIPTS]
+        order = torch.randperm(len(classes), generator=torch.Generator().manual_seed(0)).tolist()
+        classes = sorted(classes[i] for i in order[:SCALES[wanted]])  # nested: s is part of m, m of l
+    elif wanted in scripts:
+        classes = [i for i, char in enumerate(chars) if _script(char) == scripts[wanted]]
+    else:
+        raise UserError(f"unknown task {name!r}; the glyph tasks are "
+                        + ", ".join(f"glyphs-{n}" for n in (*SCALES, *scripts)))
+    renumber = torch.full((len(chars),), -1)
+    renumber[torch.tensor(classes)] = torch.arange(len(classes))
+    splits = {}
+    for i, (split, inside) in enumerate({"train": fonts < VAL_FONT, "val": fonts == VAL_FONT,
+                                         "test": fonts == TEST_FONT}.items()):
+        chosen = (inside & (renumber[labels] >= 0)).nonzero()[:, 0]
+        splits[split] = GlyphImages(masks[chosen], renumber[labels[chosen]])
+        if split != "train":
+            splits[split] = _draw_once(splits[split], seed=i)
+    names = tuple(chars[i] for i in classes)
+    mark = fingerprint(names, hashlib.sha256(masks[renumber[labels] >= 0].numpy().tobytes()).hexdigest())
+    return Task("glyphs-l" if name == "glyphs" else name, **splits, class_names=names, image_size=(SIDE, SIDE),
+                random_crop=False, random_flip=False, fingerprint=mark)
+
+
+def _draw_once(images: GlyphImages, seed: int) -> ArrayImages:
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [draw_pictures(part, SIDE, generator) for part in images.masks.split(1024)]
+    return ArrayImages(torch.cat(drawn), images.labels)

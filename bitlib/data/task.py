@@ -1,0 +1,127 @@
+"""What a task is: three splits of pictures with labels, class names and a fingerprint; few-shot subsets of it."""
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..files import UserError
+from .augment import resize
+
+
+class Images(Protocol):
+    """Where the pictures of a split come from. `labels`: int64 [N], on the CPU."""
+
+    labels: Tensor
+
+    def __len__(self) -> int: ...
+
+    def subset(self, indices: Tensor) -> Images:
+        """Only these pictures, in this order."""
+        ...
+
+    def prepare(self, side: int, device: torch.device | str) -> Images:
+        """Do the work that need not be done at every step: decode, resize to `side` x `side`, move to `device`.
+
+        Raises UserError where a picture cannot be read.
+        """
+        ...
+
+    def batch(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+        """uint8 [B, 3, side, side] after `prepare`. `generator` serves sources that draw their pictures."""
+        ...
+
+
+class ArrayImages:
+    """Pictures held in memory. images: uint8 [N, 3, H, W]; labels: int [N]."""
+
+    def __init__(self, images: Tensor, labels: Tensor):
+        self.images, self.labels = images, labels.long()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Tensor) -> ArrayImages:
+        return ArrayImages(self.images[indices], self.labels[indices])
+
+    def prepare(self, side: int, device: torch.device | str) -> ArrayImages:
+        parts = [resize(part.to(device), side) for part in self.images.split(1024)]
+        return ArrayImages(torch.cat(parts) if parts else self.images, self.labels)
+
+    def batch(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+        return self.images[indices.to(self.images.device)]
+
+    def digest(self) -> str:
+        """Hash of every pixel and label."""
+        h = hashlib.sha256(self.labels.numpy().tobytes())
+        h.update(self.images.contiguous().numpy().tobytes())
+        return h.hexdigest()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A classification task.
+
+    train, val, test: pictures with labels. class_names: one per label. image_size: usual (height, width) of the
+    original pictures in pixels; the HyperRule asks for it. random_crop, random_flip: whether labels survive them.
+    fingerprint: changes whenever a picture, a label, a class name or a split changes.
+    """
+
+    name: str
+    train: Images
+    val: Images
+    test: Images
+    class_names: tuple[str, ...]
+    image_size: tuple[int, int]
+    random_crop: bool = True
+    random_flip: bool = True
+    fingerprint: str = field(default="")
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def few_shot(self, shots: int, seed: int = 0) -> Task:
+        """The same task with `shots` training pictures of every class, drawn by `seed`; val and test as they were.
+
+        The paper takes five such draws of a task (section 4.1); use seeds 0 to 4. Raises UserError where a class
+        has fewer pictures than that.
+        """
+        if shots < 1:
+            raise UserError(f"shots is {shots}; it must be 1 or more")
+        generator = torch.Generator().manual_seed(seed)
+        chosen = []
+        for label, name in enumerate(self.class_names):
+            members = (self.train.labels == label).nonzero()[:, 0]
+            if len(members) < shots:
+                raise UserError(f"{self.name}: class {name!r} has {len(members)} training pictures, "
+                                f"fewer than the {shots} shots asked for; ask for {len(members)} at most")
+            chosen.append(members[torch.randperm(len(members), generator=generator)[:shots]])
+        indices = torch.cat(chosen)
+        mark = fingerprint(self.fingerprint, shots, seed, indices.tolist())
+        return replace(self, train=self.train.subset(indices), fingerprint=mark)
+
+
+def fingerprint(*parts) -> str:
+    """A short hash of anything that prints the same every time."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def split_indices(labels: Tensor, fractions: tuple[float, float], seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Stratified train, val and test indices. fractions: share of every class that goes to val and to test.
+
+    Every class keeps at least one picture in each of the three, which takes three of them or more.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    train, val, test = [], [], []
+    for label in labels.unique().tolist():
+        members = (labels == label).nonzero()[:, 0]
+        members = members[torch.randperm(len(members), generator=generator)]
+        n_val, n_test = (max(1, round(len(members) * f)) for f in fractions)
+        val.append(members[:n_val])
+        test.append(members[n_val:n_val + n_test])
+        train.append(members[n_val + n_test:])
+    return tuple(torch.cat(part).sort().values for part in (train, val, test))

@@ -1,0 +1,91 @@
+"""The data sets of the paper's benchmark that torchvision knows: CIFAR-10/100, Flowers-102, Oxford-IIIT Pet.
+
+torchvision downloads and verifies them (MD5 of every archive). Test splits are the published ones; where a set comes
+without a validation split, a sixth of its training pictures is set aside.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..files import UserError, cache_dir
+from .folder import FileImages
+from .task import ArrayImages, Images, Task, fingerprint, split_indices
+
+VAL_FRACTION = 1 / 6
+
+
+def _fetch(make: Callable, what: str, root: Path, **kwargs):
+    """A torchvision data set, downloaded if need be; UserError with what to put where if that fails."""
+    try:
+        return make(root, download=False, **kwargs)
+    except RuntimeError:
+        pass  # not there, or not whole
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        return make(root, download=True, **kwargs)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{what} is not in {root} and cannot be downloaded ({error}); on a machine with a network run "
+                        f"torchvision.datasets.{make.__name__}({str(root)!r}, download=True) and copy that folder "
+                        "here") from None
+
+
+def _without_val(train: Images) -> tuple[Images, Images]:
+    kept, held, rest = split_indices(train.labels, (VAL_FRACTION, 0.0))
+    return train.subset(torch.cat([kept, rest]).sort().values), train.subset(held)
+
+
+def _cifar(name: str, root: Path) -> Task:
+    from torchvision import datasets
+
+    make = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
+    parts = [_fetch(make, name, root, train=train) for train in (True, False)]
+    train, test = (ArrayImages(torch.from_numpy(p.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(p.targets))
+                   for p in parts)
+    names = tuple(parts[0].classes)
+    train, val = _without_val(train)
+    mark = fingerprint(name, names, *(s.digest() for s in (train, val, test)))
+    return Task(name, train, val, test, names, (32, 32), fingerprint=mark)
+
+
+def _files(paths: list, labels: list | Tensor) -> FileImages:
+    return FileImages([Path(p) for p in paths], torch.as_tensor(labels).long())
+
+
+def _flowers(name: str, root: Path) -> Task:
+    from torchvision import datasets
+
+    sets = [_fetch(datasets.Flowers102, name, root, split=s) for s in ("train", "val", "test")]
+    splits = [_files(d._image_files, d._labels) for d in sets]
+    names = tuple(getattr(sets[0], "classes", None) or (f"flower {i + 1}" for i in range(102)))
+    return _file_task(name, splits, names)
+
+
+def _pets(name: str, root: Path) -> Task:
+    from torchvision import datasets
+
+    kinds = "binary-category" if name == "cats-vs-dogs" else "category"
+    sets = [_fetch(datasets.OxfordIIITPet, name, root, split=s, target_types=kinds) for s in ("trainval", "test")]
+    labels = [d._bin_labels if name == "cats-vs-dogs" else d._labels for d in sets]
+    train, test = (_files(d._images, y) for d, y in zip(sets, labels))
+    train, val = _without_val(train)
+    names = ("cat", "dog") if name == "cats-vs-dogs" else tuple(sets[0].classes)
+    return _file_task(name, [train, val, test], names)
+
+
+def _file_task(name: str, splits: list[FileImages], names: tuple[str, ...]) -> Task:
+    marks = [(p.name, p.stat().st_size, int(y)) for s in splits for p, y in zip(s.paths, s.labels)]
+    return Task(name, *splits, class_names=names, image_size=(500, 500), fingerprint=fingerprint(name, names, marks))
+
+
+VISION_TASKS: dict[str, Callable[[str, Path], Task]] = {
+    "cifar10": _cifar, "cifar100": _cifar, "flowers102": _flowers, "pets": _pets, "cats-vs-dogs": _pets,
+}
+
+
+def load_vision(name: str) -> Task:
+    """One of VISION_TASKS, from the folder `data` of the cache (BITLIB_HOME). Raises UserError where it cannot be had."""
+    return VISION_TASKS[name](name, cache_dir() / "data")

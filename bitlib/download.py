@@ -1,0 +1,118 @@
+"""Downloading one file: resumed, verified, atomic, safe for two processes at once."""
+from __future__ import annotations
+
+import base64
+import errno
+import hashlib
+import http.client
+import os
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from filelock import FileLock
+from tqdm import tqdm
+
+from .files import UserError
+
+CHUNK = 1 << 20
+TIMEOUT = 30  # seconds without an answer
+TRIES = 4
+
+
+def download(url: str, path: Path, progress: bool = True) -> Path:
+    """Fetch `url` to `path` unless it is there already; returns `path`.
+
+    What has arrived is kept in PATH.part and continued by the next call, provided that the server still has the same
+    file. The result must have the size, and the MD5 where it states one (Google storage does), that the server gave.
+    Raises UserError with what to put where, if there is no network; and where the content is wrong or the disk full.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {path.parent} ({error.strerror}); set BITLIB_HOME to another folder") from None
+    with FileLock(path.with_name(path.name + ".lock")):
+        if path.exists():  # the other process was faster
+            return path
+        part = path.with_name(path.name + ".part")
+        for left in reversed(range(TRIES)):
+            try:
+                _verify(part, _transfer(url, part, progress), url)
+                os.replace(part, path)
+                _mark(part).unlink(missing_ok=True)
+                return path
+            except urllib.error.HTTPError as error:
+                if not left or error.code < 500 and error.code != 416:
+                    raise UserError(f"{url} answered {error.code} {error.reason}; if you have the file, "
+                                    f"put it at {path}") from None
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise UserError(f"no space left for {path}; free some, or set BITLIB_HOME to another folder") from None
+                if not left or isinstance(getattr(error, "reason", None), OSError) and not part.exists():
+                    raise UserError(f"cannot reach {url} ({getattr(error, 'reason', error)}); fetch that file on a "
+                                    f"machine with a network and put it at {path}") from None
+            except http.client.HTTPException:
+                if not left:
+                    raise UserError(f"{url} broke off {TRIES} times; run the same command again to go on, "
+                                    f"or put the file at {path}") from None
+            time.sleep(0.2 * (TRIES - left))
+    raise AssertionError("the last try returns or raises")
+
+
+def _mark(part: Path) -> Path:
+    """Beside PATH.part: which version of the file it belongs to."""
+    return part.with_name(part.name + ".etag")
+
+
+def _transfer(url: str, part: Path, progress: bool) -> http.client.HTTPMessage:
+    """Continue or begin PATH.part until the server has sent everything; returns the headers of its answer."""
+    have = part.stat().st_size if part.exists() else 0
+    etag = _mark(part).read_text() if _mark(part).exists() else ""
+    request = urllib.request.Request(url, headers={"User-Agent": "bitlib"})
+    if have and etag:
+        request.add_header("Range", f"bytes={have}-")
+        request.add_header("If-Range", etag)  # another version is sent whole, from its beginning
+    try:
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:  # nothing after what we have: complete already, or not of this file
+            part.unlink()
+        raise
+    with answer:
+        resumed = answer.status == 206
+        if not resumed:
+            have = 0
+        _mark(part).write_text(answer.headers.get("ETag", ""))
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.name.removesuffix(".part"),
+                   disable=not progress, leave=False)
+        with open(part, "ab" if resumed else "wb") as f, bar:
+            while data := answer.read(CHUNK):
+                f.write(data)
+                bar.update(len(data))
+            f.flush()
+            os.fsync(f.fileno())
+        if total is not None and part.stat().st_size < total:
+            raise http.client.IncompleteRead(b"", total - part.stat().st_size)
+        answer.headers["X-Expected-Size"] = str(total if total is not None else part.stat().st_size)
+        return answer.headers
+
+
+def _verify(part: Path, headers: http.client.HTTPMessage, url: str) -> None:
+    """Compare size and MD5 with what the server stated; a wrong file is removed."""
+    size, wanted = part.stat().st_size, int(headers["X-Expected-Size"])
+    problem = f"{size} bytes arrived, {wanted} were announced" if size != wanted else ""
+    stated = [item.strip() for line in headers.get_all("x-goog-hash") or () for item in line.split(",")]
+    for item in stated:
+        if not problem and item.startswith("md5="):
+            with open(part, "rb") as f:
+                found = hashlib.file_digest(f, "md5").digest()
+            if found != base64.b64decode(item[4:]):
+                problem = f"its MD5 is {found.hex()}, the server states {base64.b64decode(item[4:]).hex()}"
+    if problem:
+        part.unlink()
+        _mark(part).unlink(missing_ok=True)
+        raise UserError(f"what came from {url} is damaged ({problem}); it was removed, run the same command again")

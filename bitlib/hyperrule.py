@@ -1,0 +1,145 @@
+"""The BiT-HyperRule: every fine-tuning setting from the size of the task and of its pictures.
+
+Owns the rule as pure functions of numbers; plain Python. Two variants, because the paper (section 3.3) and the
+code released with it (`bit_hyperrule.py`) disagree on decay steps, warm-up and resolution.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+SMALL_TASK, MEDIUM_TASK = 20_000, 500_000  # strict: 20,000 examples are already a medium task
+SMALL_IMAGE_AREA = 96 * 96
+
+# Steps: (end of warm-up, first, second and third decay, end).
+_CODE = {"small": (100, 200, 300, 400, 500), "medium": (500, 3000, 6000, 9000, 10_000),
+         "large": (500, 6000, 12_000, 18_000, 20_000)}
+_PAPER = {"small": (0, 150, 300, 450, 500), "medium": (0, 3000, 6000, 9000, 10_000),
+          "large": (0, 6000, 12_000, 18_000, 20_000)}
+
+
+@dataclass(frozen=True)
+class HyperRule:
+    """Settings for one fine-tuning run.
+
+    num_examples: labelled training examples, 1 or more. image_size: (height, width) of the original pictures in
+    pixels. variant: "code" (as released) or "paper". model: a model name; it matters only for R152x4, which the
+    paper fine-tunes at a higher resolution (footnote 1).
+
+    The remaining fields depart from the rule and are None, or the rule's own value, unless you ask: `steps`
+    stretches or shrinks the whole schedule, warm-up and decays with it; `resolution` is (resize, crop) in pixels;
+    `alpha` is MixUp's. `is_adapted` tells whether any of them was used.
+
+    Raises ValueError for values out of range.
+    """
+
+    num_examples: int
+    image_size: tuple[int, int]
+    variant: str = "code"
+    model: str = ""
+    base_lr: float = 0.003
+    batch_size: int = 512
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    steps: int | None = None
+    resolution: tuple[int, int] | None = None
+    alpha: float | None = None
+
+    def __post_init__(self):
+        if self.variant not in ("code", "paper"):
+            raise ValueError(f"unknown HyperRule variant {self.variant!r}; choose 'code' or 'paper'")
+        for name in ("num_examples", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise ValueError(f"image_size is {self.image_size}; give (height, width) in pixels")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; it must be 1 or more")
+        if not self.base_lr > 0:
+            raise ValueError(f"base_lr is {self.base_lr}; it must be above 0")
+        if self.resolution is not None and not 1 <= self.resolution[1] <= self.resolution[0]:
+            raise ValueError(f"resolution is {self.resolution}; give (resize, crop) with crop <= resize")
+
+    def adapted(self, **changes) -> HyperRule:
+        """The same rule with some of its settings replaced, for example `adapted(steps=100, base_lr=0.01)`."""
+        return replace(self, **changes)
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether anything departs from the published rule."""
+        return self != HyperRule(self.num_examples, self.image_size, self.variant, self.model)
+
+    @property
+    def task_size(self) -> str:
+        """"small" (under 20,000 examples), "medium" (under 500,000) or "large"."""
+        n = self.num_examples
+        return "small" if n < SMALL_TASK else "medium" if n < MEDIUM_TASK else "large"
+
+    @property
+    def _supports(self) -> tuple[int, ...]:
+        supports = (_CODE if self.variant == "code" else _PAPER)[self.task_size]
+        if self.steps is None:
+            return supports
+        return (*(round(s * self.steps / supports[-1]) for s in supports[:-1]), self.steps)
+
+    @property
+    def total_steps(self) -> int:
+        return self._supports[-1]
+
+    @property
+    def warmup_steps(self) -> int:
+        return self._supports[0]
+
+    @property
+    def boundaries(self) -> tuple[int, int, int]:
+        """The three steps at which the learning rate is divided by ten (code: from the step after, see `lr`)."""
+        return self._supports[1:-1]
+
+    @property
+    def _resolution(self) -> tuple[int, int]:
+        if self.resolution is not None:
+            return self.resolution
+        if self.image_size[0] * self.image_size[1] < SMALL_IMAGE_AREA:
+            return 160, 128
+        if self.variant == "code" or "R152x4" in self.model:
+            return 512, 480
+        return 448, 384
+
+    @property
+    def resize(self) -> int:
+        """Side in pixels of the square that training pictures are resized to, before the random crop."""
+        return self._resolution[0]
+
+    @property
+    def crop(self) -> int:
+        """Side in pixels of the random training crop, and of the resized (not cropped) test picture."""
+        return self._resolution[1]
+
+    @property
+    def mixup_alpha(self) -> float:
+        """MixUp's Beta parameter: 0.1 for medium and large tasks, 0 (off) for small ones."""
+        if self.alpha is not None:
+            return self.alpha
+        return 0.0 if self.task_size == "small" else 0.1
+
+    @property
+    def epochs(self) -> float:
+        """How often each example is seen on average."""
+        return self.total_steps * self.batch_size / self.num_examples
+
+    def lr(self, step: int) -> float | None:
+        """Learning rate of the update number `step`, counted from 0; None from `total_steps` on.
+
+        Code variant: a linear ramp that starts at exactly 0, and each division by ten takes effect one step after
+        its boundary (the published loop compares `boundary < step`). Paper variant: no ramp, effect at the boundary.
+        """
+        if step < 0:
+            raise ValueError(f"step is {step}; steps count from 0")
+        if step < self.warmup_steps:
+            return self.base_lr * step / self.warmup_steps
+        if step >= self.total_steps:
+            return None
+        lr = self.base_lr
+        for boundary in self.boundaries:
+            if boundary < step or (boundary == step and self.variant == "paper"):
+                lr /= 10
+        return lr

@@ -1,0 +1,45 @@
+"""MixUp (arXiv 1710.09412): train on convex combinations of pictures and of their labels."""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def sample_lambda(alpha: float, generator: torch.Generator) -> float:
+    """One mixing weight from Beta(alpha, alpha); 1.0 (no mixing) where alpha is 0.
+
+    `generator` lives on the CPU. Raises ValueError for a negative alpha.
+    """
+    if alpha < 0:
+        raise ValueError(f"MixUp alpha is {alpha}; it must be 0 (off) or more")
+    if alpha == 0:
+        return 1.0
+    # A Beta draw is g / (g + h) for two Gamma(alpha) draws. For small alpha both can underflow, so this takes
+    # float64 and logs: log Gamma(alpha) = log Gamma(alpha + 1) + log(U) / alpha.
+    concentration = torch.full((2,), alpha + 1.0, dtype=torch.float64)
+    uniform = torch.rand(2, dtype=torch.float64, generator=generator).clamp_min(1e-300)
+    log_gamma = torch._standard_gamma(concentration, generator=generator).log() + uniform.log() / alpha
+    return torch.softmax(log_gamma, 0)[0].item()
+
+
+def mixup(x: Tensor, y: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Mix a batch with a random permutation of itself.
+
+    x: float [N, 3, H, W]; y: int [N]; alpha: Beta parameter, 0 for none; generator: a CPU generator.
+    Returns (lam * x + (1 - lam) * x[perm], y, y[perm], lam) with one lam for the batch, as in the official code.
+    """
+    lam = sample_lambda(alpha, generator)
+    if lam == 1.0:
+        return x, y, y, lam
+    perm = torch.randperm(len(x), generator=generator).to(x.device)
+    return torch.lerp(x[perm], x, lam), y, y[perm], lam
+
+
+def mixup_loss(logits: Tensor, y: Tensor, y_other: Tensor, lam: float) -> Tensor:
+    """Mean cross-entropy against labels mixed in the proportion lam : 1 - lam. logits: [N, C]; y, y_other: int [N].
+
+    Cross-entropy is linear in the target, so two losses with hard labels equal one with the mixed labels.
+    """
+    loss = F.cross_entropy(logits, y)
+    return loss if lam == 1.0 else lam * loss + (1 - lam) * F.cross_entropy(logits, y_other)

@@ -1,0 +1,56 @@
+"""Normalisation: weight-standardised convolution, and the choice of activation norm.
+
+Owns what distinguishes BiT from an ordinary ResNet: every convolution of the body standardises its
+weights, and every norm of the body is a group norm (paper section 3.3; official code, `models.py`).
+"""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+WS_EPS = 1e-10  # official code, in PyTorch, JAX and TF2 alike
+GN_EPS = 1e-5
+
+
+def standardize_weight(weight: Tensor, eps: float = WS_EPS) -> Tensor:
+    """Give every output filter zero mean and unit variance.
+
+    weight: float [out, in, kh, kw]. Mean and biased variance are taken over (in, kh, kw), separately for
+    each output filter; eps stands inside the square root. The memory format of `weight` is kept.
+    Source: arXiv 1903.10520; eps and the biased variance as in the official BiT code.
+    """
+    var, mean = torch.var_mean(weight, dim=(1, 2, 3), keepdim=True, correction=0)
+    return (weight - mean) * torch.rsqrt(var + eps)
+
+
+class StdConv2d(nn.Conv2d):
+    """A 2-D convolution that standardises its weights on every forward pass.
+
+    x: float [N, in, H, W] -> float [N, out, H', W']. The stored weight stays as the optimizer left it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The variance of a small filter underflows in half precision (FP16 gives inf), so this is FP32.
+        weight = standardize_weight(self.weight.float()).to(self.weight.dtype)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+def make_norm(kind: str, channels: int, groups: int) -> nn.Module:
+    """A norm over `channels` feature maps: "gn" (group norm with `groups` groups) or "bn" (batch norm).
+
+    Raises ValueError for another kind, or where `groups` does not divide `channels`.
+    """
+    if kind == "gn":
+        if channels % groups:
+            raise ValueError(f"{channels} channels cannot be split into {groups} equal groups")
+        return nn.GroupNorm(groups, channels, eps=GN_EPS)
+    if kind == "bn":
+        return nn.BatchNorm2d(channels)
+    raise ValueError(f"unknown norm {kind!r}; choose 'gn' or 'bn'")
+
+
+def make_conv(cin: int, cout: int, kernel: int, stride: int, standardize: bool) -> nn.Conv2d:
+    """A bias-free convolution with symmetric padding, weight-standardised or plain."""
+    cls = StdConv2d if standardize else nn.Conv2d
+    return cls(cin, cout, kernel, stride=stride, padding=kernel // 2, bias=False)

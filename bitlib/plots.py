@@ -1,0 +1,102 @@
+"""Static figures. Every function takes numbers or pictures, returns a matplotlib Figure, and trains nothing.
+
+The figures have a light background of their own and colours that colour-blind readers can tell apart (Okabe and Ito);
+lines differ in marker as well.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+def _axes(width: float = 6.4, height: float = 3.8):
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def image_grid(images: Tensor, titles: Sequence[str] = (), columns: int = 10) -> Figure:
+    """Pictures side by side. images: uint8 [N, 3, H, W], all of one size; titles: one a picture, or none."""
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(columns * 0.9, rows * (1.15 if titles else 0.9)), layout="constrained", facecolor="white")
+    for i, axes in enumerate(np.atleast_1d(figure.subplots(rows, columns)).flat):
+        axes.axis("off")
+        if i < len(images):
+            axes.imshow(images[i].permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
+            if titles:
+                axes.set_title(titles[i], fontsize=9)
+    return figure
+
+
+def few_shot_curve(results: Mapping[str, Mapping[int, Sequence[float]]], chance: float | None = None) -> Figure:
+    """Accuracy against pictures a class. results: {method: {shots: accuracies of the seeds, 0 to 1}}.
+
+    Lines are means, bars one standard deviation, faint points single seeds. chance: accuracy of guessing, if wanted.
+    """
+    figure, axes = _axes()
+    for (method, by_shots), color, marker in zip(results.items(), COLORS, MARKERS):
+        shots = np.array(sorted(by_shots))
+        values = [100 * np.asarray(by_shots[k]) for k in shots]
+        axes.errorbar(shots, [v.mean() for v in values], [v.std(ddof=1) if len(v) > 1 else 0 for v in values],
+                      color=color, marker=marker, capsize=3, label=method, linewidth=1.8)
+        axes.scatter(np.repeat(shots, [len(v) for v in values]), np.concatenate(values), s=8, color=color, alpha=0.35)
+    if chance is not None:
+        axes.axhline(100 * chance, color="#666666", linestyle=":", linewidth=1.2, label="guessing")
+    axes.set_xscale("log")
+    axes.set_xticks(shots, [str(k) for k in shots])
+    axes.minorticks_off()
+    axes.set_xlabel("training pictures a class")
+    axes.set_ylabel("test accuracy (%)")
+    axes.set_ylim(0, 100)
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def learning_curve(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], ylabel: str = "training loss",
+                   smooth: int = 1, log: bool = False) -> Figure:
+    """Lines over steps. curves: {name: (steps, values)}; smooth: width in steps of a moving average."""
+    figure, axes = _axes()
+    for (name, (steps, values)), color in zip(curves.items(), COLORS):
+        values = np.convolve(values, np.ones(smooth) / smooth, "valid") if smooth > 1 else values
+        axes.plot(list(steps)[-len(values):], values, color=color, linewidth=1.8, label=name)
+    if log:
+        axes.set_yscale("log")
+    axes.set_xlabel("step")
+    axes.set_ylabel(ylabel)
+    if len(curves) > 1:
+        axes.legend(frameon=False)
+    return figure
+
+
+def confusion(matrix: Tensor, names: Sequence[str]) -> Figure:
+    """Rows are true classes, columns predictions. matrix: int [C, C]."""
+    shares = (matrix / matrix.sum(1, keepdim=True).clamp_min(1)).numpy()
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in matrix.nonzero().tolist():
+        axes.text(column, row, int(matrix[row, column]), ha="center", va="center", fontsize=8,
+                  color="white" if shares[row, column] > 0.5 else "#222222")
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    return figure
+
+
+def mistakes(images: Tensor, labels: Tensor, logits: Tensor, names: Sequence[str], columns: int = 8) -> Figure:
+    """Pictures with what they are, what they were taken for, and how surely. images: uint8 [N, 3, H, W]."""
+    confidence, predicted = torch.softmax(logits, 1).max(1)
+    titles = [f"{names[y]} as {names[p]}\n{c:.0%}" for y, p, c in zip(labels, predicted, confidence)]
+    return image_grid(images, titles, columns)

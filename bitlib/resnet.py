@@ -1,0 +1,192 @@
+"""ResNet-v2 (pre-activation bottleneck): the official BiT sizes and the course's small ones.
+
+Owns the network and its architectures, and nothing about weights on disk or training.
+Follows paper section 3.3 and the official PyTorch code; submodules are named after the weight files
+(stageN.unitMM.{a,b,c} hold a norm and the convolution that follows it), so that loading is a walk over names.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .norm import StdConv2d, make_conv, make_norm
+
+STAGES = ("stage1", "stage2", "stage3", "stage4")
+
+
+@dataclass(frozen=True)
+class Arch:
+    """What fixes a network up to its head.
+
+    units: residual units in each of the four stages. root_width: channels after the stem; stage s has
+    4 * root_width * 2**s output channels. stem: "imagenet" (7x7/2 and a max pool) or "small" (3x3/2, for
+    pictures of about 32x32). norm: "gn" or "bn". standardize: weight standardisation in every convolution.
+    """
+
+    units: tuple[int, int, int, int]
+    root_width: int = 64
+    groups: int = 32
+    stem: str = "imagenet"
+    norm: str = "gn"
+    standardize: bool = True
+
+
+# Official sizes: name -> (units, width factor). Table of sizes: paper section 4.1, official `models.py`.
+_OFFICIAL = {
+    "R50x1": ((3, 4, 6, 3), 1), "R50x3": ((3, 4, 6, 3), 3), "R101x1": ((3, 4, 23, 3), 1),
+    "R101x3": ((3, 4, 23, 3), 3), "R152x2": ((3, 8, 36, 3), 2), "R152x4": ((3, 8, 36, 3), 4),
+}
+ARCHS: dict[str, Arch] = {name: Arch(units, 64 * width) for name, (units, width) in _OFFICIAL.items()}
+# The course's own: 8 groups, because the narrowest norm has 16 channels, and 32 groups do not divide them.
+_SMALL = dict(units=(2, 2, 2, 2), root_width=16, groups=8, stem="small")
+ARCHS |= {
+    "small": Arch(**_SMALL),
+    "small-gn": Arch(**_SMALL, standardize=False),
+    "small-bn": Arch(**_SMALL, norm="bn", standardize=False),
+}
+
+
+class PreActConv(nn.Module):
+    """Norm, ReLU, convolution: one of the three steps of a bottleneck. x: [N, cin, H, W] -> [N, cout, H', W']."""
+
+    def __init__(self, arch: Arch, cin: int, cout: int, kernel: int, stride: int = 1):
+        super().__init__()
+        self.norm = make_norm(arch.norm, cin, arch.groups)
+        self.conv = make_conv(cin, cout, kernel, stride, arch.standardize)
+
+    def activate(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.activate(x))
+
+
+class Unit(nn.Module):
+    """Pre-activation bottleneck. x: [N, cin, H, W] -> [N, cout, H/stride, W/stride].
+
+    The stride sits on the 3x3 convolution. Where the shape changes, the shortcut is a 1x1 convolution of the
+    pre-activated input, with no norm of its own.
+    """
+
+    def __init__(self, arch: Arch, cin: int, cout: int, stride: int):
+        super().__init__()
+        mid = cout // 4
+        self.a = PreActConv(arch, cin, mid, 1)
+        self.b = PreActConv(arch, mid, mid, 3, stride)
+        self.c = PreActConv(arch, mid, cout, 1)
+        self.a.proj = make_conv(cin, cout, 1, stride, arch.standardize) if stride != 1 or cin != cout else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        act = self.a.activate(x)
+        shortcut = x if self.a.proj is None else self.a.proj(act)
+        return shortcut + self.c(self.b(self.a.conv(act)))
+
+
+class Root(nn.Module):
+    """The stem. x: [N, 3, H, W] -> [N, root_width, H/4, W/4] ("imagenet") or [N, root_width, H/2, W/2] ("small")."""
+
+    def __init__(self, arch: Arch):
+        super().__init__()
+        self.pool = arch.stem == "imagenet"
+        self.conv = make_conv(3, arch.root_width, 7 if self.pool else 3, 2, arch.standardize)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        # Padding with zeros and not, as MaxPool's own padding does, with -inf: the weights were trained so,
+        # and nothing keeps the un-normed stem output above zero.
+        return F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 2) if self.pool else x
+
+
+class ResNetV2(nn.Module):
+    """A pre-activation ResNet with a linear head of `num_classes` outputs.
+
+    forward: float [N, 3, H, W] in [-1, 1] -> logits [N, num_classes]. The head starts at zero, as in the
+    paper's fine-tuning; the other weights are drawn from `seed` (He, fan-out). With `grad_checkpointing` set,
+    training recomputes each unit's activations in the backward pass instead of storing them.
+    """
+
+    def __init__(self, arch: Arch, num_classes: int, seed: int = 0):
+        super().__init__()
+        self.arch, self.num_classes, self.grad_checkpointing = arch, num_classes, False
+        self.frozen: tuple[str, ...] = ()  # names of the children that `set_frozen` froze
+        self.root = Root(arch)
+        cin = arch.root_width
+        for s, (name, units) in enumerate(zip(STAGES, arch.units)):
+            cout, stage = 4 * arch.root_width * 2**s, nn.Sequential()
+            for u in range(units):
+                # The stem of the official sizes pools already, so their first stage keeps the resolution.
+                stage.add_module(f"unit{u + 1:02d}", Unit(arch, cin, cout, 2 if u == 0 and s > 0 else 1))
+                cin = cout
+            self.add_module(name, stage)
+        self.num_features = cin
+        self.norm = make_norm(arch.norm, cin, arch.groups)
+        self.head = nn.Linear(cin, num_classes)
+        if self.head.weight.device.type != "meta":
+            self._init_weights(torch.Generator().manual_seed(seed))
+
+    def _init_weights(self, generator: torch.Generator) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+        self.reset_head(self.num_classes)
+
+    def reset_head(self, num_classes: int) -> None:
+        """Put a new head of `num_classes` outputs on, weights and bias zero (official code: `zero_head=True`)."""
+        old = self.head.weight
+        self.head = nn.Linear(self.num_features, num_classes, device=old.device, dtype=old.dtype)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.num_classes = num_classes
+
+    def _run_stage(self, name: str, x: Tensor) -> Tensor:
+        stage = getattr(self, name)
+        if not (self.grad_checkpointing and self.training and torch.is_grad_enabled()):
+            return stage(x)
+        for unit in stage:
+            x = checkpoint(unit, x, use_reentrant=False)
+        return x
+
+    def stage_features(self, x: Tensor) -> dict[str, Tensor]:
+        """The residual stream after each stage, un-normed: {"stage1": [N, 4w, H/4, W/4], ...}."""
+        features, x = {}, self.root(x)
+        for name in STAGES:
+            x = features[name] = self._run_stage(name, x)
+        return features
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """x: float [N, 3, H, W] in [-1, 1] -> last feature map after norm and ReLU, [N, num_features, h, w]."""
+        return F.relu(self.norm(self.stage_features(x)["stage4"]))
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Feature map [N, F, h, w] -> logits [N, num_classes], or with `pre_logits` the pooled features [N, F]."""
+        pooled = features.mean(dim=(2, 3))
+        return pooled if pre_logits else self.head(pooled)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def set_frozen(self, names: tuple[str, ...]) -> None:
+        """Freeze these children and thaw the others: no gradient, and no moving statistics even in train mode."""
+        self.frozen = tuple(names)
+        for name, child in self.named_children():
+            child.requires_grad_(name not in names)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> ResNetV2:
+        super().train(mode)
+        for name in self.frozen:
+            # Batch norm updates its running statistics whenever it is in train mode, gradient or not.
+            getattr(self, name).eval()
+        return self
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable and frozen parameters together."""
+    return sum(p.numel() for p in model.parameters())
+
+
+__all__ = ["ARCHS", "Arch", "ResNetV2", "STAGES", "StdConv2d", "count_parameters"]

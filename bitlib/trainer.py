@@ -1,0 +1,240 @@
+"""The one training loop: precision, micro-batches, progress, checkpoints, resume.
+
+Knows nothing of what is being trained: the caller brings `batch(step)` and `loss(model, *batch)`. A batch must be a pure
+function of its step; then weights, momentum and the step's number are all the state there is, and a resumed run ends
+with the same bits as an uninterrupted one.
+"""
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .files import UserError, atomic_path
+
+SYNC_EVERY = 20  # steps between two looks at the loss; each look waits for the device
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or a termination signal, after the state of `step` was saved to `checkpoint` (None: nowhere to save)."""
+
+    def __init__(self, step: int, checkpoint: Path | None):
+        super().__init__(f"interrupted after step {step}"
+                         + (f"; the state is in {checkpoint}" if checkpoint else "; no checkpoint was asked for"))
+        self.step, self.checkpoint = step, checkpoint
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train. lr: learning rate of each step, counted from 0. micro_batches: parts a batch is split into.
+
+    precision: "fp32", or "bf16" for autocast. checkpoint_every, evaluate_every: in steps; 0 means only at the end.
+    """
+
+    steps: int
+    lr: Callable[[int], float]
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    micro_batches: int = 1
+    precision: str = "fp32"
+    checkpoint_every: int = 0
+    evaluate_every: int = 0
+
+    def __post_init__(self):
+        if self.precision not in ("fp32", "bf16"):
+            raise UserError(f"unknown precision {self.precision!r}; choose fp32 or bf16")
+        if self.micro_batches < 1:
+            raise UserError(f"micro-batches is {self.micro_batches}; it must be 1 or more")
+
+
+@dataclass
+class History:
+    """One row a step: {"step", "lr", "loss"} plus whatever `evaluate` returned at that step.
+
+    seconds: wall time of the loop, interrupted parts of a resumed run included.
+    """
+
+    rows: list[dict] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def column(self, name: str) -> tuple[list[int], list[float]]:
+        """(steps, values) of the rows that have this column."""
+        return tuple(zip(*[(r["step"], r[name]) for r in self.rows if name in r])) or ((), ())
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """"auto" is the GPU where there is one. Raises UserError for a device that this machine does not have."""
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"unknown device {device!r}; choose auto, cpu or cuda") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {str(device)!r} was asked for, but PyTorch sees no GPU here; use --device cpu")
+    return chosen
+
+
+def train(model: nn.Module, batch: Callable[[int], tuple], loss: Callable[..., Tensor], settings: Settings, *,
+          checkpoint: Path | None = None, resume: bool = False, identity: dict | None = None,
+          evaluate: Callable[[nn.Module], dict] | None = None, progress: bool | str = True) -> History:
+    """Train `model` in place, where it is, by SGD with momentum.
+
+    batch(step) -> tuple; its tensors have the batch in dimension 0, anything else goes to `loss` as it is.
+    loss(model, *batch) -> the mean over that batch. A batch is cut into `micro_batches` parts whose gradients are
+    weighted by their size, so that the sum is the gradient of the whole (exactly so without batch norm).
+    checkpoint: file for the state, written every `checkpoint_every` steps, at the end and on interruption.
+    identity: what a checkpoint must agree with to be resumed (JSON). progress: False, or a title for the bar.
+
+    Raises Interrupted; UserError where the loss is not finite, or the checkpoint does not fit.
+    """
+    device = next(model.parameters()).device
+    params = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.SGD(params.values(), lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay,
+                                fused=device.type == "cuda" or None)
+    history, start = History(), 0
+    if resume and checkpoint and checkpoint.exists():
+        start, history = load_checkpoint(checkpoint, model, optimizer, params, identity or {})
+    began = time.perf_counter() - history.seconds
+    pending: list[tuple[int, float, Tensor]] = []  # losses still on the device
+
+    def collect() -> None:
+        for step, lr, value in pending:
+            history.rows.append({"step": step, "lr": lr, "loss": value.item()})
+            if not math.isfinite(history.rows[-1]["loss"]):
+                saved = f"; the last good state is in {checkpoint}" if checkpoint and checkpoint.exists() else ""
+                raise UserError(f"the loss is {history.rows[-1]['loss']} at step {step}; lower the learning rate{saved}")
+        pending.clear()
+
+    def save(done: int) -> None:
+        collect()
+        history.seconds = time.perf_counter() - began
+        if checkpoint:
+            save_checkpoint(checkpoint, model, optimizer, params, done, history, identity or {})
+
+    model.train()
+    bar = tqdm(total=settings.steps, initial=start, disable=not progress, unit="step", leave=False,
+               desc=progress if isinstance(progress, str) else None)
+    with bar, _catch_signals() as stop:
+        for step in range(start, settings.steps):
+            lr = settings.lr(step)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.zero_grad(set_to_none=True)
+            pending.append((step, lr, _backward(model, batch(step), loss, settings, device)))
+            optimizer.step()
+            done = step + 1
+            bar.update()
+            if len(pending) == SYNC_EVERY:
+                collect()
+                bar.set_postfix(loss=f"{history.rows[-1]['loss']:.3f}", lr=f"{lr:.2g}", refresh=False)
+            if evaluate and (done == settings.steps or _every(settings.evaluate_every, done)):
+                collect()
+                history.rows[-1] |= evaluate(model.eval())
+                model.train()
+            if done == settings.steps or _every(settings.checkpoint_every, done):
+                save(done)
+            elif stop:
+                save(done)
+                raise Interrupted(done, checkpoint)
+    model.eval()
+    return history
+
+
+def _every(interval: int, done: int) -> bool:
+    return interval > 0 and done % interval == 0
+
+
+def _backward(model: nn.Module, batch: tuple, loss: Callable[..., Tensor], settings: Settings,
+              device: torch.device) -> Tensor:
+    """Add the gradient of the batch's mean loss to the parameters; returns that loss, still on the device."""
+    size = next(len(b) for b in batch if isinstance(b, Tensor))
+    count = min(settings.micro_batches, size)
+    columns = [b.tensor_split(count) if isinstance(b, Tensor) else (b,) * count for b in batch]
+    total = torch.zeros((), device=device)
+    for part in zip(*columns):
+        share = next(len(p) for p in part if isinstance(p, Tensor)) / size
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            value = loss(model, *part)
+        (value * share).backward()
+        total += value.detach() * share
+    return total
+
+
+@contextmanager
+def _catch_signals():
+    """Turn the first Ctrl-C or SIGTERM into an entry of the list that is yielded; a second one acts as usual."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {s: signal.getsignal(s) for s in signals}
+
+    def restore() -> None:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+    def catch(number, frame) -> None:
+        caught.append(number)
+        restore()
+
+    for s in signals:
+        signal.signal(s, catch)
+    try:
+        yield caught
+    finally:
+        restore()
+
+
+def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, params: dict[str, nn.Parameter],
+                    step: int, history: History, identity: dict) -> None:
+    """Write weights, momentum, step and history to one safetensors file, atomically."""
+    from safetensors.torch import save_file
+
+    tensors = {f"model.{name}": t.detach().contiguous() for name, t in model.state_dict().items()}
+    for name, p in params.items():
+        momentum = optimizer.state[p].get("momentum_buffer")
+        if momentum is not None:
+            tensors[f"momentum.{name}"] = momentum.contiguous()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    meta = {"step": str(step), "history": json.dumps(asdict(history)), "identity": json.dumps(identity, sort_keys=True)}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, meta)
+
+
+def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, params: dict[str, nn.Parameter],
+                    identity: dict) -> tuple[int, History]:
+    """Restore what `save_checkpoint` wrote; returns (steps done, history).
+
+    Raises UserError where the file is damaged, or names the first setting in which its run differed from this one.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt", device="cpu") as f:
+            meta, tensors = f.metadata(), {key: f.get_tensor(key) for key in f.keys()}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a readable checkpoint ({error}); delete it to start over") from None
+    theirs, ours = json.loads(meta["identity"]), json.loads(json.dumps(identity))
+    for key in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(key) != ours.get(key):
+            raise UserError(f"cannot resume {path}: its run had {key} = {theirs.get(key)!r}, this one has "
+                            f"{ours.get(key)!r}; use the same settings, or another --out")
+    model.load_state_dict({k.removeprefix("model."): t for k, t in tensors.items() if k.startswith("model.")})
+    for name, p in params.items():
+        if f"momentum.{name}" in tensors:
+            # Same strides as the parameter: channels-last weights keep channels-last momentum.
+            buffer = torch.empty_like(p).copy_(tensors[f"momentum.{name}"])
+            optimizer.state[p]["momentum_buffer"] = buffer
+    return int(meta["step"]), History(**json.loads(meta["history"]))

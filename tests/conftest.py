@@ -1,0 +1,31 @@
+"""Shared by all tests: one thread of work where numbers are compared, and small networks and tasks."""
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bitlib.data.task import ArrayImages, Task
+from bitlib.resnet import Arch
+
+TINY = Arch((1, 1, 1, 1), root_width=8, groups=4, stem="small")
+TINY_BN = Arch((1, 1, 1, 1), root_width=8, groups=4, stem="small", norm="bn", standardize=False)
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path_factory, monkeypatch):
+    """No test sees, or writes to, the cache of whoever runs it."""
+    monkeypatch.setenv("BITLIB_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+def toy_task(train: int = 24, classes: int = 3, side: int = 12, seed: int = 0) -> Task:
+    """Pictures of one bright colour channel each, under noise: learnable in a few steps."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def split(n: int) -> ArrayImages:
+        labels = torch.arange(n) % classes
+        images = torch.randint(0, 120, (n, 3, side, side), generator=generator)
+        images[torch.arange(n), labels % 3] += 100
+        return ArrayImages(images.to(torch.uint8), labels)
+
+    return Task("toy", split(train), split(12), split(12), tuple("abcdefgh"[:classes]), (side, side),
+                fingerprint=f"toy-{train}-{classes}-{side}-{seed}")
