@@ -142,10 +142,9 @@ def train(model: nn.Module, batch: Callable[[int], tuple], loss: Callable[..., T
                 collect()
                 history.rows[-1] |= evaluate(model.eval())
                 model.train()
-            if done == settings.steps or _every(settings.checkpoint_every, done):
+            if stop or done == settings.steps or _every(settings.checkpoint_every, done):
                 save(done)
-            elif stop:
-                save(done)
+            if stop and done < settings.steps:
                 raise Interrupted(done, checkpoint)
     model.eval()
     return history

@@ -82,9 +82,10 @@ def load_npz(model: ResNetV2, path: str | Path) -> str:
     _check_group_norm(model)
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
-                raise WeightsError(f"{path} holds a single array, not a .npz archive of weights")
+        file = np.load(path, allow_pickle=False)
+        if not hasattr(file, "files"):
+            raise WeightsError(f"{path} holds a single array, not a .npz archive of weights")
+        with file:
             return _copy_npz(model, path, file)
     except FileNotFoundError:
         raise WeightsError(f"{path} does not exist") from None

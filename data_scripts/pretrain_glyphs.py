@@ -8,14 +8,15 @@ import argparse
 from pathlib import Path
 
 import torch
+from record import record
 
 import bitlib
 from bitlib.data.glyphs import FONTS, HELD_OUT_SCRIPTS, TEST_FONT, VAL_FONT
 from bitlib.pretrain import Upstream, pretrain
-from bitlib.transfer import environment, write_json
+from bitlib.transfer import environment
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGE, RESULTS, STATE = ROOT / "bitlib" / "pretrained", ROOT / "results", ROOT / "_build" / "pretrain"
+PACKAGE, STATE = ROOT / "bitlib" / "pretrained", ROOT / "_build" / "pretrain"
 MODELS = {  # name: (task, architecture)
     "glyphs-L": ("glyphs-l", "small"), "glyphs-M": ("glyphs-m", "small"), "glyphs-S": ("glyphs-s", "small"),
     "glyphs-L-bn": ("glyphs-l", "small-bn"),
@@ -35,7 +36,7 @@ CARD = """# {name}
 | training | {steps:,} steps of {batch_size} pictures, SGD with momentum {momentum}, peak learning rate {lr}, {warmup_steps} steps of warm-up, cosine decay, weight decay {weight_decay}, seed {seed} |
 | validation accuracy | {val:.1%} of {n_val:,} glyphs in {val_font}, a font that training never saw |
 | test accuracy | {test:.1%} of {n_test:,} glyphs in {test_font}, likewise |
-| hardware | {device}, {threads} thread(s), PyTorch {torch}, {minutes:.0f} minutes |
+| hardware | {device}, threads: {threads}, PyTorch {torch}, {minutes:.0f} minutes |
 | storage | 16-bit floats, loaded to 32-bit |
 
 **Were digits among the upstream classes?** No. Every character with a numeric value in Unicode, in any script and in any
@@ -45,7 +46,7 @@ not. Left out as well, for downstream tasks: {held_out}.
 **Data and terms.** The pictures are drawn on the spot from DejaVu (Bitstream Vera licence) and STIX (SIL Open Font Licence)
 fonts as matplotlib ships them, under random warps, colours, blur and noise. No photograph was used.
 
-**Limits.** It has seen only characters. For photographs it is little better than random features. Training pictures have
+**Limits.** It has seen only characters, and nothing was measured on photographs. Training pictures have
 32 pixels a side, and larger ones should be resized to that.
 
 **Make it again**: `python data_scripts/pretrain_glyphs.py {name}`.
@@ -57,15 +58,17 @@ def run(name: str, steps: int | None, device: str) -> None:
     recipe = Upstream(arch=arch, **({"steps": steps} if steps else {}))
     task = bitlib.load_task(task_name)
     result = pretrain(task, recipe, device, checkpoint=STATE / f"{name}.safetensors", resume=True, progress=name)
-    model, where = result.model, environment(next(result.model.parameters()).device)
+    model = result.model
     bitlib.save_weights(model, PACKAGE / f"{name}.safetensors", {
         "name": name, "class_names": list(task.class_names), "crop": recipe.side, "task": task.name,
         "fingerprint": task.fingerprint, "recipe": RECIPE}, dtype=torch.float16)
     parts = {"val": result.val_accuracy, "test": result.test_accuracy, "n_val": len(task.val), "n_test": len(task.test)}
     total = bitlib.count_parameters(model)
-    write_json(RESULTS / f"pretrain_{name}.json", {
+    device = next(model.parameters()).device
+    where = environment(device)
+    record(f"pretrain_{name}", {
         "model": name, "task": task.name, "fingerprint": task.fingerprint, "classes": task.num_classes, "seed": 0,
-        **recipe.__dict__, **parts, "parameters": total, "minutes": round(result.history.seconds / 60, 1), **where})
+        **recipe.__dict__, **parts, "parameters": total, "minutes": round(result.history.seconds / 60, 1)}, device)
     kind = "A ResNet-v2 with batch norm, the twin of glyphs-L for comparisons," if arch == "small-bn" else \
         "A ResNet-v2 with group norm and weight standardisation"
     norm = "batch norm, plain convolutions" if arch == "small-bn" else "group norm with 8 groups, standardised convolutions"

@@ -1,0 +1,30 @@
+# Every target sets up .venv by itself; see data_scripts/make_env.py. Another Python: make PYTHON=python3.12 test
+PYTHON ?= python3
+PORT ?= 8000
+BIN := .venv/bin
+
+.PHONY: help env book test lab serve clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+
+env:
+	@$(PYTHON) data_scripts/make_env.py
+
+book: env  ## build the website into _build/html
+	$(BIN)/jupyter-book build . -W -n --keep-going --quiet
+	$(BIN)/python data_scripts/check_book.py
+
+test: book  ## build the website, then run all tests and all notebooks
+	$(BIN)/python -m pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=180 \
+		--nbval-sanitize-with=tests/nbval_sanitize.cfg
+
+lab: env  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+serve: book  ## show the website on http://localhost:8000
+	$(BIN)/python -m http.server $(PORT) --directory _build/html --bind 127.0.0.1
+
+clean:  ## delete the built website and the environment
+	rm -rf _build .venv

@@ -1,0 +1,120 @@
+"""Numbers and figures on pages, read from results/*.json so that none is typed by hand.
+
+{result}`quickstart finetune 5` writes the mean and standard deviation of a cell; ```{few-shot-figure} quickstart``` draws
+all of them as an inline SVG that follows the page's colours.
+"""
+import html
+import json
+import math
+import statistics
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+RESULTS = Path(__file__).resolve().parent.parent.parent / "results"
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 300, 44, 12, 12, 40
+
+
+def load(env, name):
+    path = RESULTS / f"{name}.json"
+    env.note_dependency(str(path))
+    return json.loads(path.read_text("utf8"))
+
+
+def summary(values):
+    """(mean, sample standard deviation) in per cent."""
+    percent = [100 * v for v in values]
+    return statistics.fmean(percent), statistics.stdev(percent) if len(percent) > 1 else 0.0
+
+
+def result(name, rawtext, text, lineno, inliner, options=None, content=None):
+    """The value named by words: file, then keys. A list of accuracies becomes "mean ± standard deviation %".
+
+    With a % in front, a number from 0 to 1 is written in per cent.
+    """
+    percent = text.startswith("%")
+    file, *keys = text.removeprefix("%").split()
+    value = load(inliner.document.settings.env, file)
+    for key in keys:
+        value = value[key]
+    if isinstance(value, list):
+        shown = "{:.1f} ± {:.1f} %".format(*summary(value))
+    elif percent:
+        shown = f"{100 * value:.1f} %"
+    else:
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
+    return [nodes.Text(shown)], []
+
+
+class FewShotFigure(SphinxDirective):
+    """Accuracy against shots for every method of results/NAME.json; the content is the caption."""
+
+    required_arguments = 1
+    has_content = True
+
+    def run(self):
+        data = load(self.env, self.arguments[0])
+        figure = nodes.figure("", nodes.raw("", draw(data), format="html"), classes=["bl-figure"])
+        caption = nodes.caption("", "", *self.state.inline_text(" ".join(self.content), self.lineno)[0])
+        return [figure + caption]
+
+
+class ResultTable(SphinxDirective):
+    """All cells of results/NAME.json: methods down, shots across."""
+
+    required_arguments = 1
+
+    def run(self):
+        data = load(self.env, self.arguments[0])
+        shots = [str(s) for s in data["shots"]]
+        table = nodes.table(classes=["bl-results"])
+        group = nodes.tgroup(cols=len(shots) + 1)
+        group += [nodes.colspec(colwidth=1) for _ in range(len(shots) + 1)]
+        head, body = nodes.thead(), nodes.tbody()
+
+        def row(cells):
+            return nodes.row("", *(nodes.entry("", nodes.paragraph("", cell)) for cell in cells))
+        head += row(["", *(f"{s}-shot" for s in shots)])
+        for key, label in data["methods"].items():
+            body += row([label, *("{:.1f} ± {:.1f}".format(*summary(data[key][s])) for s in shots)])
+        group += [head, body]
+        return [table + group]
+
+
+def draw(data):
+    """One SVG: lines are means, bars one standard deviation. Colours are the page's, by class."""
+    shots = data["shots"]
+    low = math.log(shots[0])
+    x = {s: LEFT + (math.log(s) - low) / (math.log(shots[-1]) - low) * (WIDTH - LEFT - RIGHT - 16) + 8 for s in shots}
+
+    def y(percent):
+        return TOP + (100 - percent) / 100 * (HEIGHT - TOP - BOTTOM)
+    parts, spoken = [], []
+    for tick in (0, 20, 40, 60, 80, 100):
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
+                     f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick}</text>')
+    for s in shots:
+        parts.append(f'<text x="{x[s]:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{s}</text>')
+    parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 4}" text-anchor="middle">training pictures a class</text>')
+    marks = ("M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0", "M-4,-4h8v8h-8z", "M0,-5L5,4H-5z", "M0,-5L5,0L0,5L-5,0z", "M-5,-5L5,5M5,-5L-5,5")
+    for i, (key, label) in enumerate(data["methods"].items()):
+        stats = {s: summary(data[key][str(s)]) for s in shots}
+        points = " ".join(f"{x[s]:.1f},{y(stats[s][0]):.1f}" for s in shots)
+        bars = "".join(f'<line x1="{x[s]:.1f}" x2="{x[s]:.1f}" y1="{y(m - d):.1f}" y2="{y(min(100, m + d)):.1f}"/>'
+                       for s, (m, d) in stats.items())
+        dots = "".join(f'<path d="{marks[i]}" transform="translate({x[s]:.1f},{y(stats[s][0]):.1f})"/>' for s in shots)
+        line_y = HEIGHT - BOTTOM - 14 - 18 * (len(data["methods"]) - 1 - i)
+        parts.append(f'<g class="series s{i}"><polyline points="{points}"/>{bars}{dots}'
+                     f'<path d="{marks[i]}" transform="translate({WIDTH - 196},{line_y - 4})"/></g>'
+                     f'<text x="{WIDTH - 184}" y="{line_y}">{html.escape(label)}</text>')
+        spoken.append(f"{label}: " + ", ".join(f"{m:.0f} at {s}" for s, (m, _) in stats.items()))
+    alt = html.escape("Test accuracy in per cent against training pictures a class. " + "; ".join(spoken) + ".")
+    return (f'<svg class="bl-plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{alt}">{"".join(parts)}</svg>')
+
+
+def setup(app):
+    app.add_role("result", result)
+    app.add_directive("few-shot-figure", FewShotFigure)
+    app.add_directive("result-table", ResultTable)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,50 @@
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from bitlib import plots
+from bitlib.check import ClaimFailed, Exercise, claim
+from bitlib.exercises import EXERCISES
+
+
+def test_claim(capsys):
+    claim("water is wet", torch.tensor(True))
+    assert capsys.readouterr().out == "claim holds: water is wet\n"
+    with pytest.raises(ClaimFailed, match="does not hold here: the moon is cheese"):
+        claim("the moon is cheese", 0)
+
+
+def test_hints_climb_and_stay_on_the_last(capsys):
+    exercise = Exercise("?", (("double its input", lambda f: f(2) == 4),), ("one", "two", "three"))
+
+    def empty(x):
+        raise NotImplementedError
+    for answer, expected in ((empty, "still empty\nhint 1 of 3: one"), (lambda x: x, "should double its input\nhint 2 of 3"),
+                             (lambda x: x / 0, "stopped with ZeroDivisionError"), (lambda x: x, "hint 3 of 3: three")):
+        assert not exercise.check(answer)
+        assert expected in capsys.readouterr().out
+    assert exercise.check(lambda x: 2 * x)
+    assert "passed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_exercises_are_complete(name):
+    exercise = EXERCISES[name]
+    assert len(exercise.hints) == 3 and exercise.checks and exercise.question
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exercise, "tries", 0)
+        assert not exercise.check(lambda *args: None)
+
+
+def test_plots_draw_what_they_are_given():
+    images = torch.randint(0, 255, (5, 3, 8, 8), dtype=torch.uint8)
+    grid = plots.image_grid(images, list("abcde"), columns=3)
+    assert [a.get_title() for a in grid.axes] == ["a", "b", "c", "d", "e", ""]
+    curve = plots.few_shot_curve({"A": {1: [0.5, 0.7], 5: [0.8, 0.9]}, "B": {1: [0.2], 5: [0.4]}}, chance=0.1)
+    line = curve.axes[0].lines[0]
+    assert list(line.get_xdata()) == [1, 5] and list(line.get_ydata()) == pytest.approx([60, 85])
+    loss = plots.learning_curve({"a": (range(10), [1.0] * 10), "b": (range(10), [2.0] * 10)}, smooth=3)
+    assert len(loss.axes[0].lines[0].get_xdata()) == 8
+    assert isinstance(plots.confusion(torch.tensor([[3, 1], [0, 2]]), "ab"), Figure)
+    wrong = plots.mistakes(images, torch.tensor([0, 1, 0, 1, 0]), torch.randn(5, 2), "xy")
+    assert " as " in wrong.axes[0].get_title()

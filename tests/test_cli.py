@@ -1,0 +1,222 @@
+"""The command line as a user calls it: a process of its own, its output, its exit status, what it leaves behind."""
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from test_folder import make_folder, photo
+
+import bitlib
+from bitlib.cli import main
+
+QUICK = ["--steps", "6", "--batch-size", "8", "--quiet", "--device", "cpu"]
+
+
+def call(*args, cwd=None, **kwargs) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "bitlib", *map(str, args)], capture_output=True, text=True, cwd=cwd,
+                          timeout=300, **kwargs)
+
+
+def test_finetune_evaluate_predict_as_processes(tmp_path):
+    photos, out = make_folder(tmp_path / "photos", 12), tmp_path / "out"
+    done = call("finetune", photos, "--model", "glyphs-S", "--out", out, "--steps", 20, "--batch-size", 8, "--quiet")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "folder:photos: 16 training pictures, 2 classes, model glyphs-S" and lines[-1] == f"written to {out}"
+    stated = float(lines[2].removeprefix("test accuracy "))
+    assert stated == round(json.loads((out / "run.json").read_text())["test_accuracy"], 4) > 0.7  # red against blue
+
+    measured = call("evaluate", out, photos, "--json", tmp_path / "e.json")
+    assert measured.returncode == 0 and f"accuracy {stated:.4f}" in measured.stdout
+    assert json.loads((tmp_path / "e.json").read_text())["pictures"] == 4
+
+    named = call("predict", out, photos / "cats" / "0.jpg", photos / "dogs", "--json")
+    answers = [json.loads(line) for line in named.stdout.splitlines()]
+    assert len(answers) == 13 and set(answers[0]["classes"]) <= {"cats", "dogs"}
+    plain = call("predict", out, photos / "cats" / "0.jpg", "--top", 2).stdout.rstrip("\n").split("\t")
+    assert plain[0].endswith("0.jpg") and float(plain[2]) + float(plain[4]) == pytest.approx(1, abs=2e-3)
+
+
+def test_command_line_and_library_give_the_same_numbers(tmp_path, capsys):
+    for seed in (0, 1):
+        out = tmp_path / str(seed)
+        assert main(["finetune", "digits", "--model", "glyphs-L", "--shots", "1", "--seed", str(seed), "--out", str(out),
+                     *QUICK]) == 0
+        task = bitlib.load_task("digits", shots=1, seed=seed)
+        model = bitlib.create_model("glyphs-L", 10, pretrained=True)
+        rule = bitlib.transfer.default_rule(model, task).adapted(steps=6, batch_size=8)
+        run = bitlib.finetune(model, task, rule, "cpu", seed, progress=False)
+        assert json.loads((out / "run.json").read_text())["test_accuracy"] == run.test_accuracy
+    capsys.readouterr()
+
+
+def broken_picture(root):
+    (root / "cats" / "3.jpg").write_bytes((root / "cats" / "3.jpg").read_bytes()[:300])
+
+
+def one_class(root):
+    for p in (root / "dogs").iterdir():
+        p.unlink()
+    (root / "dogs").rmdir()
+
+
+@pytest.mark.parametrize("spoil, extra, message", [
+    (broken_picture, [], "cats/3.jpg is not a readable image"),
+    (lambda root: (root / "birds").mkdir(), [], "birds holds no pictures"),
+    (one_class, [], "holds 1 class folder"),
+    (None, ["--model", "BiT-M-R50x2"], "unknown model 'BiT-M-R50x2'; did you mean"),
+    (None, ["--lr", "-1"], "base_lr is -1.0"),
+    (None, ["--device", "tpu"], "unknown device 'tpu'"),
+    (None, ["--shots", "50"], "fewer than the 50 shots"),
+    (None, ["--freeze", "stage9"], "cannot freeze until 'stage9'"),
+    (None, ["--steps", "zero"], "'zero' is not a whole number above 0"),
+    (None, ["--precision", "fp8"], "invalid choice: 'fp8'"),
+])
+def test_mistakes_give_one_line_status_2_and_nothing_on_disk(tmp_path, capsys, spoil, extra, message):
+    photos, out = make_folder(tmp_path / "photos"), tmp_path / "out"
+    if spoil:
+        spoil(photos)
+    try:
+        status = main(["finetune", str(photos), "--out", str(out), *([] if "--model" in extra else ["--model", "glyphs-S"]),
+                       *QUICK, *extra])
+    except SystemExit as stop:  # argparse's own way out
+        status = stop.code
+    captured = capsys.readouterr()
+    assert status == 2 and captured.out == ""
+    assert message in captured.err and captured.err.count("\n") == 1 and "Traceback" not in captured.err
+    assert not out.exists()
+
+
+def test_folder_that_does_not_exist_as_a_process(tmp_path):
+    done = call("finetune", tmp_path / "nowhere", "--out", tmp_path / "out", "--model", "glyphs-S")
+    assert done.returncode == 2 and done.stdout == "" and not (tmp_path / "out").exists()
+    assert done.stderr.count("\n") == 1 and "nowhere is not a folder" in done.stderr
+
+
+@pytest.mark.parametrize("where", ["file/below", "locked/below"])
+def test_unwritable_out(tmp_path, capsys, where):
+    photos = make_folder(tmp_path / "photos")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "locked").mkdir(mode=0o555)
+    if where.startswith("locked") and os.access(tmp_path / "locked", os.W_OK):
+        pytest.skip("root may write anywhere")
+    assert main(["finetune", str(photos), "--out", str(tmp_path / where), "--model", "glyphs-S", *QUICK]) == 2
+    assert "cannot write to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content, message", [("cut", "not a readable weight file"), ("pickle", "pickled objects"),
+                                              ("other", "lacks the entry")])
+def test_unusable_weight_files(tmp_path, capsys, monkeypatch, content, message):
+    """A file that lies where the official weights would."""
+    monkeypatch.setenv("BITLIB_HOME", str(tmp_path / "home"))
+    file = tmp_path / "home" / "weights" / "BiT-S-R50x1.npz"
+    file.parent.mkdir(parents=True)
+    if content == "pickle":
+        np.savez(file, **{"resnet/head/conv2d/bias": np.array([{"a": pickle.dumps(1)}], dtype=object)})
+        # Every other entry is asked for first, so give it those as objects as well.
+        from bitlib.weights import npz_key
+        names = [npz_key(n) for n, _ in bitlib.create_model("R50x1", 2).named_parameters()]
+        np.savez(file, **{n: np.array([None], dtype=object) for n in names})
+    else:
+        np.savez(file, a=np.zeros(1000))
+        if content == "cut":
+            file.write_bytes(file.read_bytes()[:500])
+    photos = make_folder(tmp_path / "photos")
+    assert main(["finetune", str(photos), "--model", "BiT-S-R50x1", "--out", str(tmp_path / "out"), *QUICK]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_finished_run_is_not_overwritten(tmp_path, capsys):
+    args = ["finetune", "digits", "--model", "glyphs-S", "--shots", "1", "--out", str(tmp_path / "out"), *QUICK]
+    assert main(args) == 0
+    before = (tmp_path / "out" / "run.json").read_bytes()
+    assert main(args) == 2 and "already holds a finished run" in capsys.readouterr().err
+    assert (tmp_path / "out" / "run.json").read_bytes() == before
+
+
+def test_ctrl_c_saves_and_resume_ends_with_the_same_weights(tmp_path):
+    args = ["finetune", "digits", "--model", "glyphs-S", "--shots", "2", "--steps", "60", "--batch-size", "16",
+            "--device", "cpu"]
+    assert main([*args, "--quiet", "--out", str(tmp_path / "whole")]) == 0
+    process = subprocess.Popen([sys.executable, "-m", "bitlib", *args, "--out", str(tmp_path / "cut"), "--checkpoint-every",
+                                "1"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    state = tmp_path / "cut" / "checkpoint" / "state.safetensors"
+    deadline = time.monotonic() + 120
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    stderr = process.communicate(timeout=120)[1]
+    assert process.returncode == 130 and "run the same command with --resume to go on" in stderr
+    assert not (tmp_path / "cut" / "run.json").exists()
+    assert main([*args, "--quiet", "--out", str(tmp_path / "cut"), "--resume"]) == 0
+    files = [(tmp_path / d / "model.safetensors").read_bytes() for d in ("whole", "cut")]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("method", [["--scratch"], ["--linear-probe"], ["--freeze", "stage4"]])
+def test_methods(tmp_path, method, capsys):
+    out = tmp_path / "out"
+    assert main(["finetune", "digits", "--model", "glyphs-S", "--shots", "2", *method, "--out", str(out), *QUICK]) == 0
+    config = json.loads((out / "run.json").read_text())
+    assert config["method"] == ("linear_probe" if "--linear-probe" in method else "finetune")
+    assert config.get("frozen", []) == (["root", "stage1", "stage2", "stage3"] if "--freeze" in method else [])
+    capsys.readouterr()
+
+
+def test_pretrain_makes_a_model_to_start_from(tmp_path, capsys):
+    out = tmp_path / "upstream"
+    assert main(["pretrain", "glyphs-armenian", "--arch", "small-gn", "--steps", "3", "--batch-size", "8", "--out", str(out),
+                 "--device", "cpu", "--quiet"]) == 0
+    file = str(out / "model.safetensors")
+    assert main(["finetune", "digits", "--shots", "1", "--model", file, "--out", str(tmp_path / "down"), *QUICK]) == 0
+    assert main(["pretrain", "glyphs-s", "--arch", "R51", "--out", str(tmp_path / "x")]) == 2
+    assert "unknown architecture 'R51'" in capsys.readouterr().err
+
+
+def test_default_model_says_what_it_is(tmp_path, capsys):
+    assert main(["finetune", "digits", "--shots", "1", "--out", str(tmp_path / "out"), *QUICK]) == 0
+    assert "starting from glyphs-L, which has seen only characters" in capsys.readouterr().err
+
+
+def test_models(capsys):
+    assert main(["models"]) == 0
+    text = capsys.readouterr().out
+    assert "BiT-M-R152x4" in text and "1,107,299,923" in text and "glyphs-L" in text and "in the package" in text
+    assert main(["models", "--json"]) == 0
+    assert {"name": "BiT-S-R50x1", "parameters": 25_549_352}.items() <= json.loads(capsys.readouterr().out)[0].items()
+
+
+def test_predict_and_evaluate_mistakes(tmp_path, capsys):
+    photos, out = make_folder(tmp_path / "photos"), tmp_path / "out"
+    assert main(["finetune", str(photos), "--model", "glyphs-S", "--out", str(out), *QUICK]) == 0
+    other = make_folder(tmp_path / "other", classes=("cats", "horses"))
+    bad = photo(tmp_path / "bad.jpg")
+    bad.write_bytes(b"x")
+    capsys.readouterr()
+    for args, message in ((["evaluate", out, other], "do not have the same classes"), (["predict", out, bad], "bad.jpg is not"),
+                          (["predict", out, tmp_path / "no.jpg"], "no.jpg does not exist"),
+                          (["predict", tmp_path / "photos", bad], "holds no model.safetensors"),
+                          (["evaluate", out, photos, "--json", "/dev/null/x.json"], "cannot write")):
+        assert main(list(map(str, args))) == 2
+        captured = capsys.readouterr()
+        assert message in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+
+
+def test_skip_bad(tmp_path, capsys):
+    photos = make_folder(tmp_path / "photos")
+    broken_picture(photos)
+    assert main(["finetune", str(photos), "--model", "glyphs-S", "--skip-bad", "--out", str(tmp_path / "out"), *QUICK]) == 0
+    captured = capsys.readouterr()
+    assert "left out: " in captured.out + captured.err
+
+
+def test_console_script_and_help():
+    done = subprocess.run([os.path.join(os.path.dirname(sys.executable), "bitlib"), "finetune", "--help"],
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "--micro-batches" in done.stdout

@@ -1,0 +1,52 @@
+import math
+
+import pytest
+import torch
+from conftest import TINY, toy_task
+
+from bitlib import UserError, pretrain as pretrain_module, resnet
+from bitlib.pretrain import Upstream, pretrain
+
+
+@pytest.fixture(autouse=True)
+def tiny_arch(monkeypatch):
+    monkeypatch.setitem(resnet.ARCHS, "tiny", TINY)
+
+
+RECIPE = dict(arch="tiny", steps=40, batch_size=12, lr=0.1, warmup_steps=5, side=12)
+
+
+def test_it_learns():
+    result = pretrain(toy_task(), Upstream(**RECIPE), "cpu", progress=False)
+    assert result.test_accuracy > 0.6 and result.history.seconds > 0
+    assert result.model.num_classes == 3
+
+
+def test_schedule():
+    recipe = Upstream(steps=1000, warmup_steps=100, lr=0.4)
+    assert recipe.learning_rate(0) == pytest.approx(0.004) and recipe.learning_rate(99) == pytest.approx(0.4)
+    assert recipe.learning_rate(550) == pytest.approx(0.4 * 0.5 * (1 + math.cos(math.pi / 2)))
+    assert 0 < recipe.learning_rate(999) < 1e-5
+
+
+def test_interrupted_and_resumed(tmp_path, monkeypatch):
+    file, real, calls = tmp_path / "state.safetensors", pretrain_module.augment, []
+    whole = pretrain(toy_task(), Upstream(**RECIPE), "cpu", progress=False)
+
+    def dying(*args):
+        calls.append(1)
+        if len(calls) == 20:
+            raise MemoryError
+        return real(*args)
+    monkeypatch.setattr(pretrain_module, "augment", dying)
+    with pytest.raises(MemoryError):
+        pretrain(toy_task(), Upstream(**RECIPE), "cpu", checkpoint=file, checkpoint_every=7, progress=False)
+    monkeypatch.setattr(pretrain_module, "augment", real)
+    resumed = pretrain(toy_task(), Upstream(**RECIPE), "cpu", checkpoint=file, resume=True, progress=False)
+    assert all(torch.equal(p, q) for p, q in zip(whole.model.parameters(), resumed.model.parameters()))
+
+
+@pytest.mark.parametrize("wrong", [{"arch": "R51"}, {"steps": 0}, {"lr": -1.0}])
+def test_recipes_are_checked(wrong):
+    with pytest.raises(UserError, match=str(next(iter(wrong.values())))):
+        Upstream(**wrong)

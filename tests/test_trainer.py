@@ -1,0 +1,188 @@
+"""The loop: exact micro-batches, exact resume, saving on interruption, and saying what went wrong."""
+import os
+import signal
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TINY, TINY_BN
+
+from bitlib import UserError
+from bitlib.data.sampling import generator_for
+from bitlib.resnet import ResNetV2
+from bitlib.trainer import History, Interrupted, Settings, pick_device, train
+
+
+def batch(step: int):
+    generator = generator_for("test", step)
+    y = torch.randint(0, 3, (12,), generator=generator)
+    x = torch.randn(12, 3, 16, 16, generator=generator) * 0.3
+    x[torch.arange(12), y] += 0.5
+    return x, y
+
+
+def loss(model, x, y):
+    return F.cross_entropy(model(x), y)
+
+
+def settings(steps: int = 6, **kwargs) -> Settings:
+    return Settings(steps, lambda step: 0.05 / (1 + step), **kwargs)
+
+
+def run(arch=TINY, seed: int = 0, **kwargs):
+    model = ResNetV2(arch, 3, seed)
+    history = train(model, kwargs.pop("batch", batch), loss, kwargs.pop("settings", settings()), progress=False, **kwargs)
+    return model, history
+
+
+def difference(a, b) -> float:
+    return max((p - q).abs().max().item() for p, q in zip(a.state_dict().values(), b.state_dict().values()))
+
+
+def test_it_learns_and_reports_every_step():
+    _, history = run(settings=settings(30))
+    steps, losses = history.column("loss")
+    assert steps == tuple(range(30)) and losses[0] == pytest.approx(1.0986, abs=1e-3)  # log 3: the head starts at zero
+    assert sum(losses[-5:]) / 5 < 0.7 * losses[0]
+    assert [r["lr"] for r in history.rows[:3]] == [0.05, 0.025, 0.05 / 3]
+    assert history.column("nothing") == ((), ())
+
+
+def test_against_plain_pytorch():
+    """Three steps written out with torch.optim, from the textbook."""
+    ours, _ = run(settings=settings(3, weight_decay=1e-3))
+    model = ResNetV2(TINY, 3, 0).train()
+    velocity = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
+    for step in range(3):
+        value = loss(model, *batch(step))
+        gradients = torch.autograd.grad(value, list(model.parameters()))
+        with torch.no_grad():
+            for (name, p), g in zip(model.named_parameters(), gradients):
+                velocity[name] = 0.9 * velocity[name] + g + 1e-3 * p
+                p -= 0.05 / (1 + step) * velocity[name]
+    assert difference(ours, model) < 1e-6
+
+
+@pytest.mark.parametrize("parts", [2, 5, 12, 100])  # 5 does not divide 12
+def test_micro_batches_are_exact(parts):
+    whole, h1 = run()
+    split, h2 = run(settings=settings(micro_batches=parts))
+    assert difference(whole, split) < 2e-6
+    assert h1.column("loss")[1] == pytest.approx(h2.column("loss")[1], abs=1e-6)
+
+
+def test_micro_batches_are_not_exact_with_batch_norm():
+    """Otherwise the test above could not fail."""
+    assert difference(run(TINY_BN)[0], run(TINY_BN, settings=settings(micro_batches=4))[0]) > 1e-3
+
+
+def test_same_seed_same_bits():
+    assert difference(run()[0], run()[0]) == 0
+    assert difference(run()[0], run(seed=1)[0]) > 0
+
+
+@pytest.mark.parametrize("arch", [TINY, TINY_BN])
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, arch, stop):
+    class Killed(Exception):
+        pass
+
+    def dying(step):
+        if step == stop:
+            raise Killed
+        return batch(step)
+
+    file = tmp_path / "state.safetensors"
+    whole, h1 = run(arch)
+    with pytest.raises(Killed):
+        run(arch, batch=dying, checkpoint=file, settings=settings(checkpoint_every=1))
+    resumed, h2 = run(arch, seed=7, checkpoint=file, resume=True)  # the seed of the weights no longer matters
+    assert difference(whole, resumed) == 0
+    assert h1.rows == h2.rows
+    assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_resume_goes_on(tmp_path, number):
+    def interrupting(step):
+        if step == 2:
+            os.kill(os.getpid(), number)
+        return batch(step)
+
+    file, handler = tmp_path / "c" / "state.safetensors", signal.getsignal(number)
+    with pytest.raises(Interrupted, match="after step 3; the state is in") as caught:
+        run(batch=interrupting, checkpoint=file)
+    assert caught.value.step == 3 and file.exists()
+    assert signal.getsignal(number) is handler  # Python's own handling is back
+    resumed, _ = run(checkpoint=file, resume=True)
+    assert difference(resumed, run()[0]) == 0
+
+
+def test_resume_with_other_settings_names_the_first(tmp_path):
+    file = tmp_path / "state.safetensors"
+    run(checkpoint=file, identity={"seed": 0, "batch_size": 8})
+    with pytest.raises(UserError, match="its run had batch_size = 8, this one has 16"):
+        run(checkpoint=file, resume=True, identity={"seed": 0, "batch_size": 16})
+
+
+def test_damaged_checkpoint(tmp_path):
+    file = tmp_path / "state.safetensors"
+    file.write_bytes(b"\x00" * 50)
+    with pytest.raises(UserError, match="not a readable checkpoint .* delete it to start over"):
+        run(checkpoint=file, resume=True)
+
+
+def test_evaluation_during_training_changes_nothing():
+    seen = []
+
+    def look(model):
+        seen.append(model.training)
+        return {"accuracy": len(seen)}
+    plain, _ = run(TINY_BN)
+    watched, history = run(TINY_BN, settings=settings(evaluate_every=2), evaluate=look)
+    assert difference(plain, watched) == 0 and seen == [False] * 3
+    assert history.column("accuracy") == ((1, 3, 5), (1, 2, 3))
+
+
+def test_non_finite_loss_stops_and_says_where():
+    def poisoned(step):
+        x, y = batch(step)
+        return (x * float("nan"), y) if step == 4 else (x, y)
+    with pytest.raises(UserError, match="the loss is nan at step 4; lower the learning rate"):
+        run(batch=poisoned)
+
+
+def test_bf16_stays_near_fp32():
+    _, full = run(settings=settings(20))
+    model, half = run(settings=settings(20, precision="bf16"))
+    assert model.root.conv.weight.dtype == torch.float32  # autocast keeps the master weights
+    assert half.rows[-1]["loss"] == pytest.approx(full.rows[-1]["loss"], abs=0.1)
+    assert half.column("loss")[1] != full.column("loss")[1]
+
+
+@pytest.mark.parametrize("wrong, message", [({"precision": "fp8"}, "fp8"), ({"micro_batches": 0}, "micro-batches is 0")])
+def test_settings_are_checked(wrong, message):
+    with pytest.raises(UserError, match=message):
+        settings(**wrong)
+
+
+def test_devices():
+    assert pick_device("cpu").type == "cpu" and pick_device("auto").type in ("cpu", "cuda")
+    with pytest.raises(UserError, match="unknown device 'gpu'"):
+        pick_device("gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="no GPU here"):
+            pick_device("cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_on_the_gpu(precision):
+    model = ResNetV2(TINY, 3, 0).cuda()
+    history = train(model, lambda s: tuple(t.cuda() for t in batch(s)), loss, settings(20, precision=precision), progress=False)
+    cpu = run(settings=settings(20))[1]
+    assert history.rows[-1]["loss"] == pytest.approx(cpu.rows[-1]["loss"], abs=0.1)
+
+
+def test_history_is_plain_data():
+    assert History([{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.5, "acc": 1}]).column("acc") == ((1,), (1,))

@@ -1,0 +1,152 @@
+"""Fine-tuning, freezing, the linear probe and the few-shot protocol, on small networks and on the real digits."""
+import csv
+import json
+
+import pytest
+import torch
+from conftest import TINY, TINY_BN, toy_task
+
+import bitlib
+from bitlib import HyperRule, UserError, create_model, few_shot_runs, finetune, freeze, linear_probe, load_task
+from bitlib.resnet import ResNetV2
+from bitlib.transfer import default_rule
+from bitlib.weights import ModelInfo
+
+
+def tiny(arch=TINY, classes: int = 3, seed: int = 0) -> ResNetV2:
+    model = ResNetV2(arch, classes, seed)
+    model.info = ModelInfo("tiny", arch, classes, "architecture")
+    return model
+
+
+def rule(task, steps: int = 25, **kwargs) -> HyperRule:
+    return HyperRule(len(task.train), task.image_size).adapted(
+        **{"steps": steps, "batch_size": 12, "base_lr": 0.05, "resolution": (14, 12), **kwargs})
+
+
+def test_the_rule_is_followed_to_the_letter():
+    """Learning rates of the run, step by step; batch size; resolution; MixUp off for a small task."""
+    task = toy_task()
+    run = finetune(tiny(), task, rule(task), progress=False)
+    assert [r["lr"] for r in run.history.rows] == [rule(task).lr(s) for s in range(25)]
+    assert run.config["mixup_alpha"] == 0 and run.config["adapted"] and run.config["crop"] == 12
+    assert run.test_accuracy == run.evaluate("test").accuracy > 0.6
+
+
+def test_published_rule_for_official_models_adapted_one_for_the_course_models():
+    task = load_task("digits")
+    official, course = create_model("R50x1", 10), create_model("glyphs-L", 10)
+    assert default_rule(official, task) == HyperRule(len(task.train), (8, 8), model="R50x1")
+    adapted = default_rule(course, task)
+    assert adapted.is_adapted and adapted.total_steps == 100 and adapted.crop == 32
+    assert (adapted.warmup_steps, adapted.boundaries) == (20, (40, 60, 80))
+
+
+def test_same_seed_same_result_and_other_seed_another():
+    task = toy_task()
+    a, b, c = (finetune(tiny(), task, rule(task), seed=s, progress=False) for s in (0, 0, 1))
+    assert a.history.rows == b.history.rows and a.test_accuracy == b.test_accuracy
+    assert all(torch.equal(p, q) for p, q in zip(a.model.parameters(), b.model.parameters()))
+    assert a.history.rows != c.history.rows
+
+
+def test_micro_batches_with_mixup_are_exact():
+    """Lambda and the partners are drawn for the whole batch, before it is split."""
+    task = toy_task()
+    one, four = (finetune(tiny(), task, rule(task, 10, alpha=0.4), micro_batches=m, progress=False) for m in (1, 4))
+    worst = max((p - q).abs().max().item() for p, q in zip(one.model.parameters(), four.model.parameters()))
+    assert worst < 1e-5
+
+
+def test_files_of_a_run(tmp_path):
+    task, out = toy_task(), tmp_path / "run"
+    run = finetune(tiny(), task, rule(task), out=out, progress=False)
+    assert {p.name for p in out.iterdir()} == {"model.safetensors", "run.json", "history.csv", "checkpoint"}
+    config = json.loads((out / "run.json").read_text())
+    assert config["test_accuracy"] == run.test_accuracy and config["fingerprint"] == task.fingerprint
+    assert config["torch"] and config["seed"] == 0 and config["steps"] == 25
+    rows = list(csv.DictReader(open(out / "history.csv")))
+    assert len(rows) == 25 and float(rows[-1]["loss"]) == run.history.rows[-1]["loss"]
+    again = create_model(str(out / "model.safetensors"), pretrained=True)
+    assert again.info.class_names == task.class_names and again.info.crop == 12
+    assert bitlib.evaluate(again, task.test, 12).accuracy == run.test_accuracy
+
+
+def test_resume_after_a_kill_gives_the_same_bits(tmp_path, monkeypatch):
+    task, real, calls = toy_task(), bitlib.transfer.augment, []
+
+    def dying(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 15:
+            raise MemoryError
+        return real(*args, **kwargs)
+    whole = finetune(tiny(), task, rule(task), progress=False)
+    monkeypatch.setattr(bitlib.transfer, "augment", dying)
+    with pytest.raises(MemoryError):
+        finetune(tiny(), task, rule(task), out=tmp_path, checkpoint_every=4, progress=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
+    monkeypatch.setattr(bitlib.transfer, "augment", real)
+    resumed = finetune(tiny(seed=5), task, rule(task), out=tmp_path, resume=True, progress=False)
+    assert all(torch.equal(p, q) for p, q in zip(whole.model.parameters(), resumed.model.parameters()))
+    assert whole.history.rows == resumed.history.rows
+
+
+@pytest.mark.parametrize("arch", [TINY, TINY_BN])
+@pytest.mark.parametrize("until", ["stage2", "head"])
+def test_frozen_parts_stay_bit_for_bit_through_a_whole_run(arch, until):
+    task, model = toy_task(), freeze(tiny(arch), until)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    run = finetune(model, task, rule(task), progress=False)
+    order = ["root", "stage1", "stage2", "stage3", "stage4", "norm", "head"]
+    for key, value in run.model.state_dict().items():
+        frozen = order.index(key.split(".")[0]) < order.index(until)
+        if frozen:
+            assert torch.equal(value, before[key]), key
+    assert model.head.weight.any()  # freezing must not take the new head with it
+    assert run.config["frozen"] == order[:order.index(until)]
+
+
+def test_freeze_refuses_what_it_does_not_know():
+    with pytest.raises(ValueError, match="cannot freeze until 'stage5'"):
+        freeze(tiny(), "stage5")
+    assert freeze(freeze(tiny(), "head"), None).root.conv.weight.requires_grad
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_linear_probe_is_logistic_regression_on_the_features(classes):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    task = toy_task(classes=classes)
+    model = tiny(classes=classes)
+    features = [bitlib.cache_features(model, split, 12).numpy() for split in (task.train, task.test)]
+    reference = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=2000)).fit(features[0], task.train.labels)
+    before = {k: v.clone() for k, v in model.state_dict().items() if not k.startswith("head")}
+    run = linear_probe(model, task, rule(task))
+    assert all(torch.equal(v, run.model.state_dict()[k]) for k, v in before.items())
+    ours = run.evaluate("test").logits.softmax(1)
+    torch.testing.assert_close(ours, torch.from_numpy(reference.predict_proba(features[1])).float(), atol=1e-3, rtol=0)
+
+
+def test_five_subsamples():
+    task = toy_task(60)
+    runs = few_shot_runs(lambda seed: tiny(seed=seed), task, 2, range(3), rule=rule(task, 2), progress=False)
+    assert [r.config["seed"] for r in runs] == [0, 1, 2]
+    assert len({r.config["fingerprint"] for r in runs}) == 3 and all(r.config["num_train"] == 6 for r in runs)
+
+
+def test_wrong_seed_of_history_is_refused_on_resume(tmp_path):
+    task = toy_task()
+    finetune(tiny(), task, rule(task, 4), out=tmp_path, progress=False)
+    with pytest.raises(UserError, match="seed = 0, this one has 1"):
+        finetune(tiny(), task, rule(task, 4), seed=1, out=tmp_path, resume=True, progress=False)
+
+
+def test_real_digits_gain_from_the_course_weights():
+    """One seed of what notebook 01 shows over five."""
+    task = load_task("digits", shots=5, seed=0)
+    tuned = finetune(create_model("glyphs-L", 10, pretrained=True), task, progress=False)
+    scratch = finetune(create_model("glyphs-L", 10, seed=0), task, default_rule(tuned.model, task).adapted(base_lr=0.1),
+                       progress=False)
+    assert tuned.test_accuracy > 0.88 and tuned.test_accuracy > scratch.test_accuracy + 0.05
