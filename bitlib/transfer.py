@@ -15,7 +15,7 @@ from .data.augment import augment, to_input
 from .data.sampling import BatchOrder, generator_for
 from .data.task import Images, Task
 from .evaluate import Evaluation, evaluate, run_over
-from .files import UserError, atomic_path
+from .files import atomic_path
 from .hyperrule import HyperRule
 from .mixup import mixup, mixup_loss
 from .resnet import STAGES, ResNetV2

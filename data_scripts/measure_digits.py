@@ -57,8 +57,8 @@ def main():
         cells["finetune"][str(shots)] = finetuned(MODEL, task, shots, device)
         bar.update()
         cells["linear_probe"][str(shots)] = [
-            bitlib.linear_probe(bitlib.create_model(MODEL, 10, pretrained=True), task.few_shot(shots, s), device=device).test_accuracy
-            for s in SEEDS]
+            bitlib.linear_probe(bitlib.create_model(MODEL, task.num_classes, pretrained=True), task.few_shot(shots, seed),
+                                device=device).test_accuracy for seed in SEEDS]
         bar.update()
         cells["scratch"][str(shots)] = [r.test_accuracy for r in scratch(task, shots, device, best)]
         bar.update()

@@ -33,7 +33,8 @@ CARD = """# {name}
 | architecture | `{arch}`: {units} units, root width {root_width}, {norm} |
 | parameters | {params:,}, {backbone:,} of them without the head |
 | upstream task | `{task}`: {classes:,} characters of the fonts that matplotlib ships, {masks:,} glyphs |
-| training | {steps:,} steps of {batch_size} pictures, SGD with momentum {momentum}, peak learning rate {lr}, {warmup_steps} steps of warm-up, cosine decay, weight decay {weight_decay}, seed {seed} |
+| training | {steps:,} steps of {batch_size} pictures, SGD with momentum {momentum}, weight decay {weight_decay}, seed {seed} |
+| learning rate | {lr} at its peak, after {warmup_steps} steps of warm-up; cosine decay |
 | validation accuracy | {val:.1%} of {n_val:,} glyphs in {val_font}, a font that training never saw |
 | test accuracy | {test:.1%} of {n_test:,} glyphs in {test_font}, likewise |
 | hardware | {device}, threads: {threads}, PyTorch {torch}, {minutes:.0f} minutes |
@@ -78,7 +79,7 @@ def run(name: str, steps: int | None, device: str) -> None:
         masks=len(task.train), seed=0, val_font=FONTS[VAL_FONT], test_font=FONTS[TEST_FONT],
         held_out=" and ".join(s.capitalize() for s in HELD_OUT_SCRIPTS), minutes=result.history.seconds / 60,
         **{**recipe.__dict__, **parts, **where, "task": task.name}), "utf8")
-    print(f"{name}: validation {result.val_accuracy:.4f}, test {result.test_accuracy:.4f}, {result.history.seconds / 60:.0f} min")
+    print(f"{name}: validation {result.val_accuracy:.4f}, test {result.test_accuracy:.4f}")
 
 
 def main() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bitlib import UserError, download as download_module
+from bitlib import UserError
+from bitlib import download as download_module
 from bitlib.download import download
 
 BODY = os.urandom(3 << 20)

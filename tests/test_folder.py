@@ -1,4 +1,5 @@
 """Folders of pictures as people have them: odd modes, rotated phones, broken files, empty classes."""
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,21 @@ from bitlib.data import folder as folder_module
 from bitlib.data.folder import FileImages, read_image
 
 
-def photo(path: Path, color=(200, 30, 30), size=(20, 16), **save) -> Path:
+def photo(path: Path, upright: bool = False, size=(20, 16), **save) -> Path:
+    """Stripes, lying or upright, of a random phase under noise: the same file for the same path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(abs(hash(path.name)) % 2**32).integers(-20, 20, (size[1], size[0], 3))
-    Image.fromarray((np.array(color) + noise).clip(0, 255).astype(np.uint8)).save(path, **save)
+    random = np.random.default_rng(zlib.crc32(str(path.name).encode()))
+    rows, cols = np.mgrid[:size[1], :size[0]]
+    stripes = 200 * (((cols if upright else rows) + random.integers(8)) // 4 % 2)
+    pixels = stripes[..., None] + random.integers(0, 40, (size[1], size[0], 3))
+    Image.fromarray(pixels.astype(np.uint8)).save(path, **save)
     return path
 
 
 def make_folder(root: Path, per_class: int = 8, classes=("cats", "dogs")) -> Path:
     for c, name in enumerate(classes):
         for i in range(per_class):
-            photo(root / name / f"{i}.jpg", ((220, 40, 40), (40, 40, 220), (40, 220, 40))[c])
+            photo(root / name / f"{i}.jpg", upright=bool(c))
     return root
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from conftest import TINY, toy_task
 
-from bitlib import UserError, pretrain as pretrain_module, resnet
+from bitlib import UserError, resnet
+from bitlib import pretrain as pretrain_module
 from bitlib.pretrain import Upstream, pretrain
 
 

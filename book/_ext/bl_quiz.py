@@ -77,7 +77,8 @@ def option_start(node):
 
 def setup(app):
     visitors = {
-        quiz: html(quiz, lambda n: '<fieldset class="bl-quiz">', '<div class="bl-quiz-live" aria-live="polite"></div></fieldset>'),
+        quiz: html(quiz, lambda n: '<fieldset class="bl-quiz">',
+                   '<div class="bl-quiz-live" aria-live="polite"></div></fieldset>'),
         quiz_question: html(quiz_question, lambda n: "<legend>", "</legend>"),
         quiz_option: html(quiz_option, option_start, "</div>"),
         quiz_label: html(quiz_label, lambda n: "<span>", "</span></label>"),

@@ -97,7 +97,7 @@ def draw(data):
     for s in shots:
         parts.append(f'<text x="{x[s]:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{s}</text>')
     parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 4}" text-anchor="middle">training pictures a class</text>')
-    marks = ("M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0", "M-4,-4h8v8h-8z", "M0,-5L5,4H-5z", "M0,-5L5,0L0,5L-5,0z", "M-5,-5L5,5M5,-5L-5,5")
+    marks = ("M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0", "M-4,-4h8v8h-8z", "M0,-5L5,4H-5z", "M0,-5L5,0L0,5L-5,0z")
     for i, (key, label) in enumerate(data["methods"].items()):
         stats = {s: summary(data[key][str(s)]) for s in shots}
         points = " ".join(f"{x[s]:.1f},{y(stats[s][0]):.1f}" for s in shots)

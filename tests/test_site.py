@@ -1,0 +1,189 @@
+"""The built website in a real headless Chromium, every host but the local one out of reach."""
+import functools
+import http.server
+import importlib.util
+import os
+import shutil
+import threading
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin, urlparse
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+HTML = ROOT / "_build" / "html"
+pytestmark = pytest.mark.site
+
+spec = importlib.util.spec_from_file_location("check_book", ROOT / "data_scripts" / "check_book.py")
+check_book = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(check_book)
+PAGES = check_book.pages(yaml.safe_load((ROOT / "_toc.yml").read_text("utf8")))
+
+
+def browser_path() -> str | None:
+    return os.environ.get("BITLIB_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def site():
+    """The address of a server of the built pages, under a sub-path as on GitHub Pages."""
+    missing = [what for what, there in (("the built book (make book)", (HTML / "index.html").exists()),
+                                        ("a Chromium browser", browser_path())) if not there]
+    if missing:
+        if os.environ.get("BITLIB_REQUIRE_BROWSER"):
+            pytest.fail(f"missing: {', '.join(missing)}")
+        pytest.skip(f"missing: {', '.join(missing)}")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+        def translate_path(self, path):
+            return super().translate_path(path.removeprefix("/course"))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(HTML)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/course"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser(site):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browser_path(), args=[
+            "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+            "--disable-sync", "--no-first-run"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(site, browser):
+    """visit(page, width=1280, scheme="light") -> an open page whose `problems` list what a reader would not see."""
+    contexts = []
+
+    def open_page(name: str, width: int = 1280, scheme: str = "light", base: str | None = None):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.problems = []
+        base = base or site
+
+        def guard(route):
+            if route.request.url.startswith((base, "data:", "blob:")):
+                return route.continue_()
+            page.problems.append(f"outside request: {route.request.url}")
+            route.abort()
+        context.route("**/*", guard)
+        page.on("console", lambda m: m.type in ("error", "warning") and page.problems.append(f"console: {m.text}"))
+        page.on("pageerror", lambda e: page.problems.append(f"script error: {e}"))
+        page.on("response", lambda r: r.status >= 400 and page.problems.append(f"{r.status}: {r.url}"))
+        page.goto(f"{base}/{name}.html")
+        page.wait_for_load_state("networkidle")
+        return page
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_is_whole(visit, name):
+    page = visit(name)
+    assert page.problems == []
+    assert page.locator("h1").count() == 1
+    policy = page.locator('meta[http-equiv="Content-Security-Policy"]').get_attribute("content")
+    assert "default-src 'self'" in policy and "http" not in policy
+    assert page.locator("img:not([alt])").count() == 0
+    if page.locator(".math").count():
+        page.wait_for_selector("mjx-container")
+        assert page.locator("mjx-container").count() >= page.locator(".math").count()
+        assert page.locator("mjx-merror").count() == 0
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_sticks_out_on_a_phone(visit, name):
+    page = visit(name, width=375, scheme="dark")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    assert page.problems == []
+
+
+def test_links_lead_somewhere(site, visit):
+    """Every link within the site points to a page, and to an anchor on it, that exist."""
+    anchors, links = {}, set()
+    for name in PAGES:
+        page = visit(name)
+        anchors[name] = set(page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)"))
+        for href in page.evaluate("[...document.querySelectorAll('a[href]')].map(e => e.getAttribute('href'))"):
+            target = urljoin(f"{site}/{name}.html", href)
+            if target.startswith(site):
+                links.add((name, target))
+    for name, target in sorted(links):
+        url, anchor = urldefrag(target)
+        path = unquote(urlparse(url).path).removeprefix("/course/")
+        assert (HTML / path).exists(), f"{name} links to {path}"
+        if anchor and path.endswith(".html") and path[:-5] in anchors:
+            assert unquote(anchor) in anchors[path[:-5]], f"{name} links to {path}#{anchor}"
+
+
+def test_opens_from_a_folder_without_a_server(visit):
+    page = visit("index", base=HTML.as_uri())
+    assert page.problems == [] and page.locator("svg.bl-plot").is_visible()
+
+
+def test_figures_of_results_show_the_numbers_of_the_file(visit):
+    import json
+    from statistics import fmean
+
+    data = json.loads((ROOT / "results" / "digits.json").read_text())
+    spoken = visit("index").locator("svg.bl-plot").get_attribute("aria-label")
+    for key, label in data["methods"].items():
+        cells = ", ".join(f"{100 * fmean(data[key][str(s)]):.0f} at {s}" for s in data["shots"])
+        assert f"{label}: {cells}" in spoken
+    table = visit("book/results").locator("table").first.inner_text()
+    assert f"{100 * fmean(data['finetune']['5']):.1f}" in table
+
+
+def test_quiz_by_keyboard_and_pointer(visit):
+    page = visit("notebooks/01_quickstart")
+    quiz = page.locator(".bl-quiz").first
+    quiz.scroll_into_view_if_needed()
+    assert quiz.locator(".bl-quiz-reason:visible").count() == 0
+    quiz.locator("input").first.focus()
+    page.keyboard.press("Space")
+    shown = quiz.locator(".bl-quiz-reason:visible")
+    assert shown.count() == 1 and shown.inner_text().startswith("No.")
+    assert quiz.locator(".bl-quiz-live").inner_text() == shown.inner_text()  # read out by screen readers
+    page.keyboard.press("ArrowDown")
+    assert quiz.locator(".bl-quiz-reason:visible").inner_text().startswith("Right.")
+    quiz.locator("label").nth(2).click()
+    assert quiz.locator(".bl-quiz-reason:visible").count() == 1
+    names = page.evaluate("[...document.querySelectorAll('.bl-quiz input')].map(e => e.name)")
+    assert len(set(names)) == page.locator(".bl-quiz").count()  # a choice in one quiz leaves the others alone
+    page.emulate_media(media="print")
+    assert quiz.locator(".bl-quiz-reason:visible").count() == quiz.locator(".bl-quiz-option").count()
+
+
+def test_every_quiz_has_a_right_answer_and_reasons(visit):
+    for name in PAGES:
+        page = visit(name)
+        for quiz in page.locator(".bl-quiz").all():
+            assert quiz.locator('[data-verdict="right"]').count() >= 1
+            assert all(len(text) > 10 for text in quiz.locator(".bl-quiz-reason").all_text_contents())
+
+
+def test_solutions_are_folded(visit):
+    page = visit("notebooks/01_quickstart")
+    assert page.locator("div.cell.tag_solution details").count() == 3
+    assert page.locator("div.cell.tag_solution details[open]").count() == 0
+
+
+def test_the_address_of_the_configuration_is_behind_the_buttons(visit):
+    url = yaml.safe_load((ROOT / "_config.yml").read_text("utf8"))["repository"]["url"]
+    page = visit("notebooks/01_quickstart")
+    links = page.evaluate("[...document.querySelectorAll('a[href]')].map(e => e.href)")
+    slug = url.removeprefix("https://github.com/")
+    assert any(link.startswith(f"https://colab.research.google.com/github/{slug}/") for link in links)
+    assert url in links
+    assert f"pip install git+{url}" in visit("book/how_to_use").locator("pre").all_inner_texts()[2]
