@@ -1,7 +1,9 @@
 """Files and folders: the user's mistakes, atomic writing, the cache. Knows nothing of what is written."""
 from __future__ import annotations
 
+import errno
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +26,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`; renamed to it when the block ends well, removed when it does not.
 
     So `path` holds either what it held before or all of the new content, even after a crash. The folder is created.
-    Raises UserError where it cannot be written to.
+    Raises UserError where it cannot be written to, or the disk is full.
     """
     path = Path(path)
     try:
@@ -43,5 +45,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
         os.replace(temporary, path)
+    except Exception as error:
+        if reason := no_room(error):
+            raise UserError(f"cannot write {path} ({reason}); free some space, or choose another folder") from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def no_room(error: Exception) -> str:
+    """Says so where `error` means that a disk, a quota or a size limit is exhausted; else the empty string."""
+    rust = re.search(r"os error (\d+)\)", str(error))  # safetensors has its own exception, without an errno
+    code = error.errno if isinstance(error, OSError) else int(rust[1]) if rust else None
+    return os.strerror(code) if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""

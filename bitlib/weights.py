@@ -10,7 +10,9 @@ import functools
 import json
 import re
 import zipfile
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +61,7 @@ def _npz_shape(name: str, shape: torch.Size) -> tuple[int, ...]:
 
 
 def _from_npz(name: str, array: np.ndarray) -> Tensor:
-    tensor = torch.from_numpy(np.asarray(array, dtype=np.float32))
+    tensor = torch.from_numpy(array)
     if name == "head.weight":
         return tensor[0, 0].t()
     return tensor.permute(3, 2, 0, 1) if tensor.ndim == 4 else tensor
@@ -81,48 +83,75 @@ def load_npz(model: ResNetV2, path: str | Path) -> str:
     """
     _check_group_norm(model)
     path = Path(path)
-    try:
+    with _reading(path):
         file = np.load(path, allow_pickle=False)
-        if not hasattr(file, "files"):
-            raise WeightsError(f"{path} holds a single array, not a .npz archive of weights")
-        with file:
-            return _copy_npz(model, path, file)
+    if not hasattr(file, "files"):
+        raise WeightsError(f"{path} holds a single array, not a .npz archive of weights")
+    with file:
+        return _copy_npz(model, path, file)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong while NumPy reads `path` into one clear line.
+
+    All exceptions: a damaged archive fails in zipfile, zlib, struct, the tokenizer, or for want of memory.
+    """
+    try:
+        yield
+    except WeightsError:
+        raise
     except FileNotFoundError:
         raise WeightsError(f"{path} does not exist") from None
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError) as error:
-        if isinstance(error, WeightsError):
-            raise
-        reason = ("it holds pickled objects, which could run any code" if "allow_pickle" in str(error)
-                  or "pickled" in str(error).lower() else f"damaged or cut short: {error}")
+    except (PermissionError, IsADirectoryError) as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror})") from None
+    except Exception as error:
+        text = (str(error) or type(error).__name__).splitlines()[0]
+        reason = ("it holds pickled objects, which could run any code" if "pickle" in text.lower()
+                  else f"damaged or cut short: {text}")
         raise WeightsError(f"{path} is not a readable weight file ({reason}); get it again") from None
 
 
+def _entry(path: Path, file, key: str) -> np.ndarray:
+    """One entry as finite float32."""
+    with _reading(path):
+        array = file[key]
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+        kind = array.dtype if isinstance(array, np.ndarray) else "no array"
+        raise WeightsError(f"{path}: {key} holds {kind}, not floating-point numbers")
+    with np.errstate(over="ignore"):
+        array = np.asarray(array, np.float32)
+    if not np.isfinite(array).all():
+        raise WeightsError(f"{path}: {key} holds values that are not finite numbers; get the file again")
+    return array
+
+
 def _copy_npz(model: ResNetV2, path: Path, file) -> str:
-    keys = {re.sub(r"standardized_conv2d_\d+", "standardized_conv2d", key): key for key in file.files}
     params = dict(model.named_parameters())
     wanted = {npz_key(name): name for name in params}
+    keys: dict[str, str] = {}
+    for found in file.files:
+        key = re.sub(r"standardized_conv2d_\d+", "standardized_conv2d", found)
+        if key not in wanted or key in keys:
+            raise WeightsError(f"{path} has the entry {found}, which this network lacks; is it a file of another architecture?"
+                               if key not in wanted else f"{path} has both {keys[key]} and {found}: one too many")
+        keys[key] = found
     for key in wanted:
         if key not in keys:
             raise WeightsError(f"{path} lacks the entry {key}; is it a file of another architecture?")
-    for key in keys:
-        if key not in wanted:
-            raise WeightsError(f"{path} has the entry {keys[key]}, which this network lacks; "
-                               "is it a file of another architecture?")
-    found_classes = file[keys["resnet/head/conv2d/bias"]].shape[0]
+    found_classes = _entry(path, file, keys["resnet/head/conv2d/bias"]).size
     keep_head = found_classes == model.num_classes
     loaded: dict[str, Tensor] = {}
     for key, name in wanted.items():
         if name.startswith("head.") and not keep_head:
             continue
-        array, shape = file[keys[key]], _npz_shape(name, params[name].shape)
+        array, shape = _entry(path, file, keys[key]), _npz_shape(name, params[name].shape)
         if array.shape != shape:
             raise WeightsError(f"{path}: {keys[key]} has the shape {array.shape}, this network needs {shape}")
-        if array.dtype.kind != "f" or not np.isfinite(array).all():
-            raise WeightsError(f"{path}: {keys[key]} holds values that are not finite numbers; get the file again")
         loaded[name] = _from_npz(name, array)
     with torch.no_grad():
-        for name, tensor in loaded.items():
-            params[name].copy_(tensor)
+        for name in list(loaded):  # giving each back once it is copied: R152x4 has 4 GB of them
+            params[name].copy_(loaded.pop(name))
         if not keep_head:
             model.head.weight.zero_()
             model.head.bias.zero_()
@@ -144,42 +173,55 @@ def save_npz(model: ResNetV2, path: str | Path) -> None:
 def save_weights(model: ResNetV2, path: str | Path, meta: dict, dtype: torch.dtype = torch.float32) -> None:
     """Write weights, statistics, architecture and `meta` (JSON-able) to one .safetensors file, atomically.
 
-    dtype: storage of floating-point tensors; torch.float16 halves the file, and loading gives float32 again.
+    dtype: storage of floating-point tensors; torch.float16 halves the file, and loading gives float32 again. Raises
+    WeightsError, naming the tensor, for a number that `dtype` cannot hold.
     """
     from safetensors.torch import save_file
 
     state = {name: (t.detach().to(dtype) if t.is_floating_point() else t.detach()).cpu().contiguous()
              for name, t in model.state_dict().items()}
+    for name, tensor in state.items():
+        if dtype == torch.float16 and tensor.is_floating_point() and not tensor.isfinite().all():
+            raise WeightsError(f"{name} holds numbers beyond {dtype}; store {Path(path).name} as float32")
     header = {"bitlib": json.dumps({**meta, "arch": asdict(model.arch), "num_classes": model.num_classes},
                                    ensure_ascii=False)}
     with atomic_path(Path(path)) as temporary:
         save_file(state, temporary, header)
 
 
-def _open_weights(path: Path):
+@contextmanager
+def _open_weights(path: Path) -> Iterator[tuple]:
+    """(open file, meta) of a .safetensors file; the meta data have a valid "arch" and "num_classes"."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        file = safe_open(path, "pt", device="cpu")
-        return file, json.loads(file.metadata()["bitlib"])
+        with safe_open(path, "pt", device="cpu") as file:
+            meta = json.loads(file.metadata()["bitlib"])
+            _arch_of(meta)
+            yield file, meta
     except FileNotFoundError:
         raise WeightsError(f"{path} does not exist") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} is not a readable .safetensors file (damaged or cut short: {error})") from None
     except (KeyError, TypeError):
-        raise WeightsError(f"{path} was not written by bitlib: it does not say its architecture") from None
+        raise WeightsError(f"{path} was not written by bitlib, or by a newer one: it does not say its architecture") from None
+
+
+def _arch_of(meta: dict) -> tuple[Arch, int]:
+    return Arch(**{**meta["arch"], "units": tuple(meta["arch"]["units"])}), int(meta["num_classes"])
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """(state in float32, meta) of a file that `save_weights` wrote. Raises WeightsError where it cannot be read."""
-    file, meta = _open_weights(Path(path))
-    state = {key: file.get_tensor(key) for key in file.keys()}
+    with _open_weights(Path(path)) as (file, meta):
+        state = {key: file.get_tensor(key) for key in file.keys()}
     return {k: t.float() if t.is_floating_point() else t for k, t in state.items()}, meta
 
 
 def read_meta(path: str | Path) -> dict:
     """Only the meta data of such a file, from its header."""
-    return _open_weights(Path(path))[1]
+    with _open_weights(Path(path)) as (_, meta):
+        return meta
 
 
 # --- the registry -----------------------------------------------------------------------------------------------------
@@ -228,8 +270,7 @@ def _official() -> dict[str, ModelInfo]:
 @functools.cache
 def _file_info(path: Path, source: str, _modified: float) -> ModelInfo:
     meta = read_meta(path)
-    arch = Arch(**{**meta["arch"], "units": tuple(meta["arch"]["units"])})
-    return ModelInfo(meta.get("name") or path.stem, arch, meta["num_classes"], source, path,
+    return ModelInfo(meta.get("name") or path.stem, *_arch_of(meta), source, path,
                      class_names=tuple(meta.get("class_names", ())), crop=meta.get("crop"), recipe=meta.get("recipe"))
 
 
@@ -248,7 +289,7 @@ def is_cached(name: str) -> bool:
 
 
 def model_info(name: str) -> ModelInfo:
-    """What is known of a model: by name, or by the path of a .safetensors file.
+    """What is known of a model: by name, or by the path of a .safetensors file or of an official .npz under its own name.
 
     Raises UserError, with the closest names, for one that is not known.
     """
@@ -260,16 +301,21 @@ def model_info(name: str) -> ModelInfo:
         if not path.exists():
             raise UserError(f"the model file {path} does not exist")
         return _file_info(path, "file", path.stat().st_mtime)
+    if path.suffix == ".npz" and path.exists():
+        if path.stem in _official():
+            return replace(models[path.stem], source="file", path=path)
+        raise UserError(f"{path} does not say its architecture: rename it to its official name, such as BiT-M-R50x1.npz, "
+                        "or in Python give create_model an architecture and pretrained=PATH")
     if name in ARCHS:
         return ModelInfo(name, ARCHS[name], 1000, "architecture")
     close = difflib.get_close_matches(name, [*models, *ARCHS], 3, 0.4)
-    hint = f"; did you mean {' or '.join(close)}?" if close else ""
-    raise UserError(f"unknown model {name!r}{hint} `bitlib models` lists them all")
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    raise UserError(f"unknown model {name!r}; {hint}`bitlib models` lists them all")
 
 
-def create_model(name: str, num_classes: int | None = None, pretrained: bool | str | Path = False, seed: int = 0
-                 ) -> ResNetV2:
-    """A network by name: official, the course's, an architecture ("small", "R50x1"), or the path of a .safetensors file.
+def create_model(name: str, num_classes: int | None = None, pretrained: bool | str | Path = False, seed: int = 0,
+                 device: str | torch.device | None = None) -> ResNetV2:
+    """A network by name: official, the course's, an architecture ("small", "R50x1"), or the path of a weight file.
 
     num_classes: size of the head; None for the pre-trained one. pretrained: False for random weights drawn from `seed`;
     True for the model's own (an official file is downloaded into the cache if it is not there); or the path of an .npz
@@ -277,30 +323,35 @@ def create_model(name: str, num_classes: int | None = None, pretrained: bool | s
     Raises UserError for an unknown name, and WeightsError for a file that does not fit.
     """
     info = model_info(str(name))
-    model = ResNetV2(info.arch, num_classes or info.num_classes, seed)
-    model.info = info
-    if not pretrained:
-        return model
-    if pretrained is not True:
+    classes = info.num_classes if num_classes is None else num_classes
+    if classes < 1:
+        raise UserError(f"num_classes is {classes}; it must be 1 or more")
+    if pretrained and pretrained is not True:
         path = Path(pretrained)
-    elif info.source == "architecture":
+    elif pretrained and info.source == "architecture":
         raise UserError(f"{name} is an architecture without weights of its own; `bitlib models` lists those that have them")
     else:
         path = info.path
-        if info.source == "official" and not path.exists():
-            download(info.url, path)
-    if path.suffix == ".safetensors":
-        _load_state(model, path)
+    if not pretrained:
+        model = ResNetV2(info.arch, classes, seed)
     else:
-        load_npz(model, path)
-    return model
+        if info.source == "official" and path == info.path and not path.exists():
+            download(info.url, path)
+        with torch.device("meta"):  # nothing is drawn at random, and no memory touched, for what is then overwritten
+            model = ResNetV2(info.arch, classes)
+        model.to_empty(device="cpu")
+        load = _load_state if path.suffix == ".safetensors" else load_npz
+        load(model, path)
+    model.info = info
+    return model.to(device)
 
 
 def _load_state(model: ResNetV2, path: Path) -> None:
-    state, _ = load_weights(path)
+    """Copy every tensor of a .safetensors file; a head of another number of classes is left at zeros."""
+    state, meta = load_weights(path)
     own = model.state_dict()
-    if state["head.weight"].shape != own["head.weight"].shape if "head.weight" in state else False:
-        state |= {"head.weight": torch.zeros_like(own["head.weight"]), "head.bias": torch.zeros_like(own["head.bias"])}
+    if _arch_of(meta)[1] != model.num_classes:
+        state |= {name: torch.zeros_like(own[name]) for name in ("head.weight", "head.bias")}
     for key in sorted(own.keys() ^ state.keys()):
         raise WeightsError(f"{path} {'lacks' if key in own else 'has'} the entry {key}, "
                            f"which this network {'needs' if key in own else 'lacks'}; is it of another architecture?")
@@ -308,4 +359,6 @@ def _load_state(model: ResNetV2, path: Path) -> None:
         if state[key].shape != tensor.shape:
             raise WeightsError(f"{path}: {key} has the shape {tuple(state[key].shape)}, this network needs "
                                f"{tuple(tensor.shape)}")
+        if not state[key].isfinite().all():
+            raise WeightsError(f"{path}: {key} holds values that are not finite numbers; use another file")
     model.load_state_dict(state)

@@ -57,7 +57,8 @@ class FewShotFigure(SphinxDirective):
         data = load(self.env, self.arguments[0])
         figure = nodes.figure("", nodes.raw("", draw(data), format="html"), classes=["bl-figure"])
         caption = nodes.caption("", "", *self.state.inline_text(" ".join(self.content), self.lineno)[0])
-        return [figure + caption]
+        figure += caption
+        return [figure]
 
 
 class ResultTable(SphinxDirective):
@@ -79,7 +80,8 @@ class ResultTable(SphinxDirective):
         for key, label in data["methods"].items():
             body += row([label, *("{:.1f} ± {:.1f}".format(*summary(data[key][s])) for s in shots)])
         group += [head, body]
-        return [table + group]
+        table += group
+        return [table]
 
 
 def draw(data):
