@@ -47,6 +47,8 @@ ARCHS |= {
     "small": Arch(**_SMALL),
     "small-gn": Arch(**_SMALL, standardize=False),
     "small-bn": Arch(**_SMALL, norm="bn", standardize=False),
+    "medium": Arch(**_SMALL | {"root_width": 24}),
+    "medium-bn": Arch(**_SMALL | {"root_width": 24}, norm="bn", standardize=False),
 }
 
 

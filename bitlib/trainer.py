@@ -101,7 +101,7 @@ def train(model: nn.Module, batch: Callable[[int], tuple], loss: Callable[..., T
     device = next(model.parameters()).device
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.SGD(params.values(), lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay,
-                                fused=device.type == "cuda" or None)
+                                fused=device.type in ("cpu", "cuda") or None)
     history, start = History(), 0
     if resume and checkpoint and checkpoint.exists():
         start, history = load_checkpoint(checkpoint, model, optimizer, params, identity or {})

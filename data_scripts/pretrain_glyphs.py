@@ -22,7 +22,7 @@ MODELS = {  # name: (task, architecture)
     "glyphs-L-bn": ("glyphs-l", "small-bn"),
 }
 # How the HyperRule is adapted to these models; bitlib.transfer.recipe_for reads it.
-RECIPE = {"shrink": 5, "batch_size": 32, "base_lr": 0.03, "resolution": [36, 32]}
+RECIPE = {"shrink": 10, "batch_size": 32, "base_lr": 0.03, "resolution": [36, 32]}
 
 CARD = """# {name}
 

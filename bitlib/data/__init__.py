@@ -10,14 +10,16 @@ from .digits import load_digits
 from .folder import load_folder, read_image
 from .glyphs import HELD_OUT_SCRIPTS, SCALES, load_glyphs
 from .task import ArrayImages, Images, Task
+from .tiny_imagenet import SHARES, load_tiny_imagenet
 from .vision import VISION_TASKS, load_vision
 
+TINY_IMAGENET_TASKS = ("tiny-imagenet", *(f"tiny-imagenet-{x}" for x in SHARES))
 GLYPH_TASKS = ("glyphs", *(f"glyphs-{x}" for x in (*SCALES, *map(str.lower, HELD_OUT_SCRIPTS))))
 
 
 def list_tasks() -> list[str]:
     """Names that `load_task` knows, besides folders."""
-    return ["digits", *GLYPH_TASKS, *VISION_TASKS]
+    return ["digits", *GLYPH_TASKS, *TINY_IMAGENET_TASKS, *VISION_TASKS]
 
 
 def load_task(name: str, shots: int | None = None, seed: int = 0, skip_bad: bool = False) -> Task:
@@ -30,6 +32,8 @@ def load_task(name: str, shots: int | None = None, seed: int = 0, skip_bad: bool
         task = load_digits()
     elif name in GLYPH_TASKS:
         task = load_glyphs(name)
+    elif name in TINY_IMAGENET_TASKS:
+        task = load_tiny_imagenet(name)
     elif name in VISION_TASKS:
         task = load_vision(name)
     elif name.startswith("folder:") or "/" in name or "\\" in name or Path(name).exists():

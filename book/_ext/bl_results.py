@@ -90,16 +90,21 @@ def draw(data):
     low = math.log(shots[0])
     x = {s: LEFT + (math.log(s) - low) / (math.log(shots[-1]) - low) * (WIDTH - LEFT - RIGHT - 16) + 8 for s in shots}
 
+    lowest = min(m - d for key in data["methods"] for m, d in (summary(data[key][str(s)]) for s in shots))
+    floor = max(0, 20 * math.floor(lowest / 20))
+
     def y(percent):
-        return TOP + (100 - percent) / 100 * (HEIGHT - TOP - BOTTOM)
+        return TOP + (100 - percent) / (100 - floor) * (HEIGHT - TOP - BOTTOM)
     parts, spoken = [], []
-    for tick in (0, 20, 40, 60, 80, 100):
+    for tick in range(floor, 101, 20 if floor < 60 else 10):
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
                      f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick}</text>')
     for s in shots:
         parts.append(f'<text x="{x[s]:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{s}</text>')
     parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 4}" text-anchor="middle">training pictures a class</text>')
     marks = ("M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0", "M-4,-4h8v8h-8z", "M0,-5L5,4H-5z", "M0,-5L5,0L0,5L-5,0z")
+    rows = 18 * len(data["methods"])
+    parts.append(f'<rect class="legend" x="{WIDTH - 206}" y="{HEIGHT - BOTTOM - 10 - rows}" width="190" height="{rows + 6}"/>')
     for i, (key, label) in enumerate(data["methods"].items()):
         stats = {s: summary(data[key][str(s)]) for s in shots}
         points = " ".join(f"{x[s]:.1f},{y(stats[s][0]):.1f}" for s in shots)
