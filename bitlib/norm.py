@@ -5,7 +5,6 @@ weights, and every norm of the body is a group norm (paper section 3.3; official
 """
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,7 +16,8 @@ def standardize_weight(weight: Tensor, eps: float = WS_EPS) -> Tensor:
     """Give every output filter zero mean and unit variance.
 
     weight: float [out, in, kh, kw]. Mean and biased variance are taken over (in, kh, kw), separately for
-    each output filter; eps stands inside the square root. The memory format of `weight` is kept.
+    each output filter; eps stands inside the square root. The memory format of `weight` is kept. Statistics of 16-bit
+    weights are taken in 32 bits: the variance of a small filter would underflow.
     Source: arXiv 1903.10520; eps and the biased variance as in the official BiT code.
     """
     # (w - mean) / sqrt(var + eps) over all axes but the first is a layer norm with one filter a row, and that is one
@@ -35,8 +35,7 @@ class StdConv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        # The variance of a small filter underflows in half precision (FP16 gives inf), so this is FP32.
-        weight = standardize_weight(self.weight.float()).to(self.weight.dtype)
+        weight = standardize_weight(self.weight)
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 

@@ -67,7 +67,8 @@ def main():
     recipe = {"steps": rule.total_steps, "batch_size": rule.batch_size, "crop": rule.crop, "base_lr": rule.base_lr}
     record("digits", {**common, "model": MODEL, "recipe": recipe, "methods": {
         "finetune": "fine-tuned", "linear_probe": "frozen, linear head", "scratch": "from scratch"},
-        "scratch_recipe": SCRATCH, "scratch_lr": best, "scratch_lr_validation": {str(k): v for k, v in by_rate.items()}, **cells}, device)
+        "scratch_recipe": SCRATCH, "scratch_lr": best,
+        "scratch_lr_validation": {str(k): v for k, v in by_rate.items()}, **cells}, device)
 
     scales = {}
     for name in ("glyphs-S", "glyphs-M", "glyphs-L"):

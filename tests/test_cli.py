@@ -110,7 +110,7 @@ def test_unwritable_out(tmp_path, capsys, where):
 
 
 @pytest.mark.parametrize("content, message", [("cut", "not a readable weight file"), ("pickle", "pickled objects"),
-                                              ("other", "lacks the entry")])
+                                              ("other", "has the entry a")])
 def test_unusable_weight_files(tmp_path, capsys, monkeypatch, content, message):
     """A file that lies where the official weights would."""
     monkeypatch.setenv("BITLIB_HOME", str(tmp_path / "home"))

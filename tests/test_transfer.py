@@ -38,8 +38,8 @@ def test_published_rule_for_official_models_adapted_one_for_the_course_models():
     official, course = create_model("R50x1", 10), create_model("glyphs-L", 10)
     assert default_rule(official, task) == HyperRule(len(task.train), (8, 8), model="R50x1")
     adapted = default_rule(course, task)
-    assert adapted.is_adapted and adapted.total_steps == 100 and adapted.crop == 32
-    assert (adapted.warmup_steps, adapted.boundaries) == (20, (40, 60, 80))
+    assert adapted.is_adapted and adapted.total_steps == 50 and adapted.crop == 32
+    assert (adapted.warmup_steps, adapted.boundaries) == (10, (20, 30, 40))
 
 
 def test_same_seed_same_result_and_other_seed_another():
