@@ -33,8 +33,12 @@ class Exercise:
     hints: tuple[str, str, str]
     tries: int = field(default=0, compare=False)
 
-    def check(self, answer: Callable) -> bool:
-        """Try an answer; prints what is wrong with it and a hint, or that it passed. Returns whether it passed."""
+    def check(self, answer: Callable) -> None:
+        """Try an answer; prints what is wrong with it and a hint, or that it passed."""
+        self.passes(answer)
+
+    def passes(self, answer: Callable) -> bool:
+        """The same, and returns whether it passed."""
         wrong = self._first_wrong(answer)
         if wrong is None:
             print("passed: " + "; ".join(what for what, _ in self.checks))

@@ -21,9 +21,9 @@ def test_hints_climb_and_stay_on_the_last(capsys):
         raise NotImplementedError
     for answer, expected in ((empty, "still empty\nhint 1 of 3: one"), (lambda x: x, "should double its input\nhint 2 of 3"),
                              (lambda x: x / 0, "stopped with ZeroDivisionError"), (lambda x: x, "hint 3 of 3: three")):
-        assert not exercise.check(answer)
+        assert not exercise.passes(answer)
         assert expected in capsys.readouterr().out
-    assert exercise.check(lambda x: 2 * x)
+    assert exercise.passes(lambda x: 2 * x)
     assert "passed" in capsys.readouterr().out
 
 
@@ -33,7 +33,7 @@ def test_exercises_are_complete(name):
     assert len(exercise.hints) == 3 and exercise.checks and exercise.question
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exercise, "tries", 0)
-        assert not exercise.check(lambda *args: None)
+        assert not exercise.passes(lambda *args: None)
 
 
 def test_plots_draw_what_they_are_given():

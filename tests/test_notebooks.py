@@ -96,10 +96,10 @@ def answer_of(source: str):
 
 def test_every_stub_fails_and_every_solution_passes(notebook, capsys):
     for cell in tagged(notebook, "exercise"):
-        assert not EXERCISES[cell.metadata["exercise"]].check(answer_of(cell.source))
+        assert not EXERCISES[cell.metadata["exercise"]].passes(answer_of(cell.source))
         assert "still empty" in capsys.readouterr().out
     for cell in tagged(notebook, "solution"):
-        assert EXERCISES[cell.metadata["exercise"]].check(answer_of(cell.source)), capsys.readouterr().out
+        assert EXERCISES[cell.metadata["exercise"]].passes(answer_of(cell.source)), capsys.readouterr().out
 
 
 def test_the_address_is_that_of_the_configuration(notebook):
