@@ -1,5 +1,7 @@
-"""Where and with what a figure was measured: every results/*.json ends with this."""
+"""Where and with what a figure was measured: every results/*.json ends with this. Resuming long measurements."""
+import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,3 +22,27 @@ def record(name: str, content: dict, device: torch.device) -> None:
     """Write results/NAME.json atomically."""
     write_json(RESULTS / f"{name}.json", {**content, **environment(device), "commit": commit()})
     print(f"wrote results/{name}.json")
+
+
+class Cells:
+    """Measured values by name, kept in a file, so that a long measurement can be interrupted and resumed.
+
+    identity: what the values depend on (JSON-able); values that were measured under another one are forgotten.
+    """
+
+    def __init__(self, name: str, identity: dict):
+        self.path = RESULTS.parent / "_build" / "measure" / f"{name}.json"
+        self.state = {"identity": json.loads(json.dumps(identity)), "values": {}}
+        if self.path.exists() and (found := json.loads(self.path.read_text()))["identity"] == self.state["identity"]:
+            self.state = found
+
+    def __call__(self, key: str, measure: Callable[[], float]) -> float:
+        """The value of that name; measured now, if it is not there."""
+        if key not in self.state["values"]:
+            self.state["values"][key] = measure()
+            write_json(self.path, self.state)
+        return self.state["values"][key]
+
+    def clear(self) -> None:
+        """Forget everything: the next run measures anew."""
+        self.path.unlink(missing_ok=True)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from bitlib.norm import StdConv2d, make_norm, standardize_weight
+from bitlib.norm import make_norm, standardize_weight
 
 
 def weight(scale: float = 0.05, seed: int = 0) -> torch.Tensor:

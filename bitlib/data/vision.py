@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..files import UserError, cache_dir
 from .folder import FileImages
+from .packed import load_packed, pack_folder
 from .task import ArrayImages, Images, Task, fingerprint, split_indices
 
 VAL_FRACTION = 1 / 6
@@ -41,14 +42,31 @@ def _without_val(train: Images) -> tuple[Images, Images]:
 def _cifar(name: str, root: Path) -> Task:
     from torchvision import datasets
 
-    make = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
-    parts = [_fetch(make, name, root, train=train) for train in (True, False)]
-    train, test = (ArrayImages(torch.from_numpy(p.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(p.targets))
-                   for p in parts)
-    names = tuple(parts[0].classes)
+    if (packed := root / f"{name}.npz").exists():  # made by prepare_cifar
+        train, test, names = load_packed(packed)
+    else:
+        make = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
+        parts = [_fetch(make, name, root, train=train) for train in (True, False)]
+        train, test = (ArrayImages(torch.from_numpy(p.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(p.targets))
+                       for p in parts)
+        names = tuple(parts[0].classes)
     train, val = _without_val(train)
     mark = fingerprint(name, names, *(s.digest() for s in (train, val, test)))
     return Task(name, train, val, test, names, (32, 32), fingerprint=mark)
+
+
+def prepare_cifar(name: str, folder: Path | None = None) -> None:
+    """Have "cifar10" or "cifar100" ready in the cache: from torchvision, or from a folder of train/CLASS and test/CLASS.
+
+    Raises UserError where that fails, or the folder holds another number of classes.
+    """
+    root = cache_dir() / "data"
+    if folder is not None:
+        wanted, found = int(name.removeprefix("cifar")), sum(p.is_dir() for p in Path(folder).glob("train/*"))
+        if found != wanted:
+            raise UserError(f"{folder} holds {found} classes in train, {name} has {wanted}")
+        pack_folder(root / f"{name}.npz", Path(folder), 32)
+    _cifar(name, root)
 
 
 def _files(paths: list, labels: list | Tensor) -> FileImages:

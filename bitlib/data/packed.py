@@ -1,0 +1,55 @@
+"""Data sets of small pictures, decoded once into one .npz file of the cache, because they are read again and again."""
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..files import UserError, atomic_path
+from .folder import list_images, read_image
+from .task import ArrayImages
+
+Listing = list[tuple[Path, int]]  # pictures with their labels
+
+
+def pack(path: Path, train: Listing, test: Listing, class_names: list[str], side: int) -> None:
+    """Decode both splits, resized to `side` x `side` where they are not, and write them atomically.
+
+    Raises UserError that names the picture which cannot be read.
+    """
+    arrays = {"class_names": np.array(class_names)}
+    for split, listing in {"train": train, "test": test}.items():
+        images = np.empty((len(listing), 3, side, side), np.uint8)
+        with ThreadPoolExecutor() as pool:
+            decoded = pool.map(lambda entry: read_image(entry[0], side), listing)
+            bar = tqdm(decoded, f"reading {split} pictures", len(listing), leave=False, delay=1, mininterval=1)
+            for i, picture in enumerate(bar):
+                images[i] = picture.numpy()
+        arrays[f"{split}_images"], arrays[f"{split}_labels"] = images, np.array([label for _, label in listing])
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def pack_folder(path: Path, folder: Path, side: int) -> None:
+    """The same for FOLDER/train/CLASS and FOLDER/test/CLASS. Raises UserError where that is not what the folder holds."""
+    names = sorted(p.name for p in (folder / "train").iterdir() if p.is_dir()) if (folder / "train").is_dir() else []
+    listings = [[(picture, label) for label, name in enumerate(names) for picture in list_images(folder / split / name)]
+                for split in ("train", "test")]
+    for split, listing in zip(("train", "test"), listings):
+        if not names or {label for _, label in listing} != set(range(len(names))):
+            raise UserError(f"{folder} needs pictures in {split}/CLASS, for the same classes in train and in test")
+    pack(path, *listings, names, side)
+
+
+def load_packed(path: Path) -> tuple[ArrayImages, ArrayImages, tuple[str, ...]]:
+    """(train, test, class names) of such a file. Raises UserError where it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            splits = [ArrayImages(torch.from_numpy(file[f"{s}_images"]), torch.from_numpy(file[f"{s}_labels"]))
+                      for s in ("train", "test")]
+            return *splits, tuple(str(name) for name in file["class_names"])
+    except Exception as error:  # a damaged archive fails in zipfile, zlib or NumPy, each in its own way
+        raise UserError(f"{path} is damaged ({type(error).__name__}); delete it, and it will be made again") from None

@@ -1,0 +1,74 @@
+"""Measure few-shot transfer from the course's photo models to CIFAR-10, and write results/cifar10.json.
+
+    python data_scripts/measure_cifar10.py [--models photos-L photos-M photos-S]
+Five draws of the training pictures a cell, as in the paper; test pictures are looked at once a run, at its end. Needs
+CIFAR-10 (data_scripts/prepare_data.py). Interrupt it when you like; the same command goes on where it stopped.
+"""
+import argparse
+from statistics import fmean
+
+from record import Cells, record
+from tqdm import tqdm
+
+import bitlib
+from bitlib.trainer import pick_device
+from bitlib.transfer import default_rule
+
+SHOTS, SEEDS = (1, 5, 10, 25, 100), range(5)
+SCRATCH_RATES, SCRATCH_STEPS = (0.03, 0.1, 0.3), 100
+
+
+def finetuned(name, task, shots, seed, device):
+    model = bitlib.create_model(name, task.num_classes, pretrained=True)
+    return bitlib.finetune(model, task.few_shot(shots, seed), None, device, seed, progress=False)
+
+
+def probed(name, task, shots, seed, device):
+    model = bitlib.create_model(name, task.num_classes, pretrained=True)
+    return bitlib.linear_probe(model, task.few_shot(shots, seed), device=device, c=0.01)
+
+
+def scratch(name, task, shots, seed, device, lr):
+    subset, model = task.few_shot(shots, seed), bitlib.create_model(name, task.num_classes, seed=seed)
+    rule = default_rule(model, subset).adapted(base_lr=lr, steps=SCRATCH_STEPS)
+    return bitlib.finetune(model, subset, rule, device, seed, progress=False)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["photos-L", "photos-M", "photos-S"], metavar="MODEL")
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    device, task, largest = pick_device(args.device), bitlib.load_task("cifar10"), args.models[0]
+    rule = default_rule(bitlib.create_model(largest), task.few_shot(1))
+    recipe = {"steps": rule.total_steps, "batch_size": rule.batch_size, "crop": rule.crop, "base_lr": rule.base_lr}
+    cells = Cells("cifar10", {"task": task.fingerprint, "recipe": recipe, "models": {
+        name: bitlib.model_info(name).path.stat().st_size for name in args.models}})
+
+    # Scratch gets the rate that suits it best, on validation pictures and on draws that are not reported.
+    by_rate = {lr: fmean(cells(f"rate {lr} {seed}", lambda lr=lr, seed=seed: scratch(
+        largest, task, 10, seed, device, lr).val_accuracy) for seed in range(100, 103)) for lr in SCRATCH_RATES}
+    best = max(by_rate, key=by_rate.get)
+    arms = {f"finetune_{name}": (f"{name}, fine-tuned", lambda *a, name=name: finetuned(name, *a)) for name in args.models}
+    arms["linear_probe"] = (f"{largest}, frozen, linear head", lambda *a: probed(largest, *a))
+    arms["scratch"] = ("from scratch", lambda *a: scratch(largest, *a, best))
+    measured = {key: {} for key in arms}
+    with tqdm(total=len(arms) * len(SHOTS) * len(SEEDS), unit="run") as bar:
+        for key, (_, run) in arms.items():
+            for shots in SHOTS:
+                measured[key][str(shots)] = []
+                for seed in SEEDS:
+                    accuracy = cells(f"{key} {shots} {seed}",
+                                     lambda run=run, shots=shots, seed=seed: run(task, shots, seed, device).test_accuracy)
+                    measured[key][str(shots)].append(accuracy)
+                    bar.update()
+    record("cifar10", {
+        "task": task.name, "fingerprint": task.fingerprint, "shots": SHOTS, "seeds": list(SEEDS), "n_test": len(task.test),
+        "recipe": recipe, "scratch_steps": SCRATCH_STEPS, "scratch_lr": best,
+        "scratch_lr_validation": {str(k): v for k, v in by_rate.items()},
+        "methods": {key: label for key, (label, _) in arms.items()}, **measured}, device)
+    cells.clear()
+
+
+if __name__ == "__main__":
+    main()
