@@ -60,20 +60,32 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("data", metavar="DATA", help="a folder with one sub-folder a class, or the name of a task")
         sub.add_argument("--skip-bad", action="store_true", help="leave out unreadable pictures instead of stopping")
 
+    def downstream(sub: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+        data(sub)
+        sub.add_argument("--model", metavar="NAME|FILE", help="see `bitlib models`; default: BiT-M-R50x1 if it is in the "
+                         "cache, else photos-L, which ships with the package and has learnt from small photographs")
+        sub.add_argument("--shots", type=_positive, metavar="K", help="use only K training pictures a class, drawn by --seed")
+        sub.add_argument("--variant", default="code", choices=("code", "paper"), help="of the HyperRule (default: code)")
+        training(sub)
+        method = sub.add_mutually_exclusive_group()
+        method.add_argument("--scratch", action="store_true", help="start from random weights, for comparison")
+        return method
+
     sub = command("models", run_models, "list the models")
     sub.add_argument("--json", action="store_true", help="as JSON")
 
     sub = command("finetune", run_finetune, "fine-tune a pre-trained model on DATA by the BiT-HyperRule")
-    data(sub)
-    sub.add_argument("--model", metavar="NAME|FILE", help="see `bitlib models`; default: BiT-M-R50x1 if it is in the "
-                     "cache, else glyphs-L, which ships with the package and knows characters, not photographs")
-    sub.add_argument("--shots", type=_positive, metavar="K", help="use only K training pictures a class, drawn by --seed")
-    sub.add_argument("--variant", default="code", choices=("code", "paper"), help="of the HyperRule (default: code)")
-    method = sub.add_mutually_exclusive_group()
-    method.add_argument("--scratch", action="store_true", help="start from random weights, for comparison")
+    method = downstream(sub)
     method.add_argument("--linear-probe", action="store_true", help="fit only the head, on cached features")
     method.add_argument("--freeze", metavar="STAGE", help="freeze all before stage1 to stage4, or before the head")
-    training(sub)
+
+    sub = command("distill", run_distill, "train a model on DATA to imitate a teacher that was fine-tuned on it")
+    downstream(sub)
+    sub.add_argument("--teacher", required=True, metavar="MODEL", help="a folder that finetune wrote, or a model file")
+    sub.add_argument("--temperature", type=float, default=1.0, metavar="T", help="of teacher and student (default: 1)")
+    sub.add_argument("--alpha", type=float, default=1.0, help="1: the teacher alone, 0: the labels alone (default: 1)")
+    sub.add_argument("--fixed", action="store_true", help="the teacher judges each whole picture once, instead of the "
+                     "student's crop at every step")
 
     sub = command("evaluate", run_evaluate, "measure a model on a split of DATA")
     sub.add_argument("model", metavar="MODEL", help="a folder that finetune wrote, or a model file")
@@ -91,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command("pretrain", run_pretrain, "train a network from random weights, for others to start from")
     data(sub)
-    sub.add_argument("--arch", default="small", help="architecture: small, small-gn, small-bn, R50x1, ... "
+    sub.add_argument("--arch", default="small", help="architecture: small, medium, small-bn, R50x1, ... "
                      "(default: small)")
     sub.add_argument("--side", type=_positive, default=32, metavar="PX", help="side of the training pictures")
     sub.add_argument("--weight-decay", type=float, default=1e-4)
@@ -118,9 +130,9 @@ def _default_model() -> str:
 
     if is_cached("BiT-M-R50x1"):
         return "BiT-M-R50x1"
-    print("no --model named: starting from glyphs-L, which has seen only characters; "
+    print("no --model named: starting from photos-L, a small network of the course's own; "
           "for photographs use --model BiT-M-R50x1", file=sys.stderr)
-    return "glyphs-L"
+    return "photos-L"
 
 
 def _writable(out: Path, resume: bool) -> Path:
@@ -136,34 +148,72 @@ def _writable(out: Path, resume: bool) -> Path:
     return out
 
 
-def run_finetune(args) -> None:
-    """`bitlib finetune`."""
+def _prepare(args):
+    """(folder, task, model, rule) of a command that trains downstream."""
     from .data import load_task
-    from .resnet import ResNetV2  # noqa: F401 - imported early, so that a missing torch is reported before any work
-    from .transfer import default_rule, finetune, freeze, linear_probe
+    from .transfer import default_rule
     from .weights import create_model
 
     out = _writable(Path(args.out), args.resume)
     task = load_task(args.data, args.shots, args.seed, args.skip_bad)
-    name = args.model or _default_model()
-    model = create_model(name, task.num_classes, pretrained=not args.scratch, seed=args.seed)
+    model = create_model(args.model or _default_model(), task.num_classes, pretrained=not args.scratch, seed=args.seed)
     changes = {"steps": args.steps, "batch_size": args.batch_size, "base_lr": args.lr, "variant": args.variant}
     try:
         rule = default_rule(model, task).adapted(**{k: v for k, v in changes.items() if v is not None})
-        if args.freeze:
-            freeze(model, args.freeze)
     except ValueError as error:
         raise UserError(str(error)) from None
-    if args.linear_probe:
-        run = linear_probe(model, task, rule, args.device, out)
-    else:
-        run = finetune(model, task, rule, args.device, args.seed, out, precision=args.precision,
-                       micro_batches=args.micro_batches, resume=args.resume, checkpoint_every=args.checkpoint_every,
-                       progress=not args.quiet)
-    print(f"{task.name}: {len(task.train)} training pictures, {task.num_classes} classes, model {run.config['model']}")
+    return out, task, model, rule
+
+
+def _loop(args) -> dict:
+    return {"precision": args.precision, "micro_batches": args.micro_batches, "resume": args.resume,
+            "checkpoint_every": args.checkpoint_every, "progress": not args.quiet}
+
+
+def _report(run, out: Path) -> None:
+    print(f"{run.task.name}: {len(run.task.train)} training pictures, {run.task.num_classes} classes, "
+          f"model {run.config['model']}")
     print(f"validation accuracy {run.val_accuracy:.4f}")
     print(f"test accuracy {run.test_accuracy:.4f}")
     print(f"written to {out}")
+
+
+def run_finetune(args) -> None:
+    """`bitlib finetune`."""
+    from .transfer import finetune, freeze, linear_probe
+
+    out, task, model, rule = _prepare(args)
+    if args.freeze:
+        try:
+            freeze(model, args.freeze)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    if args.linear_probe:
+        run = linear_probe(model, task, rule, args.device, out)
+    else:
+        run = finetune(model, task, rule, args.device, args.seed, out, **_loop(args))
+    _report(run, out)
+
+
+def run_distill(args) -> None:
+    """`bitlib distill`."""
+    from .transfer import distill
+
+    if not 0 <= args.alpha <= 1 or not args.temperature > 0:
+        raise UserError(f"alpha is {args.alpha} and the temperature {args.temperature}; alpha lies between 0 and 1, and the "
+                        "temperature above 0")
+    teacher = _load_trained(args.teacher)
+    out, task, model, rule = _prepare(args)
+    _same_classes(teacher, args.teacher, task, args.data)
+    run = distill(model, teacher, task, rule, args.device, args.seed, out, temperature=args.temperature, alpha=args.alpha,
+                  consistent=not args.fixed, **_loop(args))
+    _report(run, out)
+
+
+def _same_classes(model, name: str, task, data: str) -> None:
+    if tuple(model.info.class_names) != task.class_names:
+        odd = sorted(set(model.info.class_names) ^ set(task.class_names)) or ["their order"]
+        raise UserError(f"{name} and {data} do not have the same classes (first difference: {odd[0]!r})")
 
 
 def _load_trained(path: str):
@@ -188,9 +238,7 @@ def run_evaluate(args) -> None:
 
     device, model = pick_device(args.device), _load_trained(args.model)
     task = load_task(args.data, skip_bad=args.skip_bad)
-    if tuple(model.info.class_names) != task.class_names:
-        odd = sorted(set(model.info.class_names) ^ set(task.class_names)) or ["their order"]
-        raise UserError(f"{args.model} and {args.data} do not have the same classes (first difference: {odd[0]!r})")
+    _same_classes(model, args.model, task, args.data)
     result = evaluate(model.to(device), getattr(task, args.split), model.info.crop)
     figures = {"model": args.model, "task": task.name, "fingerprint": task.fingerprint, "split": args.split,
                "pictures": len(result.labels), "accuracy": result.accuracy, "loss": result.loss,

@@ -13,6 +13,8 @@ from statistics import fmean, stdev
 
 import torch
 
+from .data.task import few_shot_indices
+
 
 def setup() -> None:
     """Prepare a notebook: show matplotlib figures as pictures, and say which profile this machine has."""
@@ -74,18 +76,18 @@ def live_probe(features: dict[str, torch.Tensor], labels: dict[str, torch.Tensor
     return widgets.VBox([choose_shots, choose_seed, answer])
 
 
-def probe_accuracy(features: dict[str, torch.Tensor], labels: dict[str, torch.Tensor], shots: int, seed: int) -> float:
-    """Validation accuracy of a linear head fitted on a balanced draw of `shots` training examples a class."""
+def probe_accuracy(features: dict[str, torch.Tensor], labels: dict[str, torch.Tensor], shots: int, seed: int,
+                   on: str = "val") -> float:
+    """Accuracy, on a split, of a linear head fitted on a balanced draw of `shots` training examples a class.
+
+    The draw is that of `Task.few_shot` for the same seed. Features are standardised with the draw's own mean and deviation.
+    """
     from sklearn.linear_model import LogisticRegression
 
-    generator, chosen = torch.Generator().manual_seed(seed), []
-    for c in labels["train"].unique():
-        members = (labels["train"] == c).nonzero()[:, 0]
-        chosen.append(members[torch.randperm(len(members), generator=generator)[:shots]])
-    some = torch.cat(chosen)
+    some = few_shot_indices(labels["train"], shots, seed)
     mean, std = features["train"][some].mean(0), features["train"][some].std(0, correction=0).clamp_min(1e-6)
     head = LogisticRegression(max_iter=2000).fit(((features["train"][some] - mean) / std).numpy(), labels["train"][some])
-    return float(head.score(((features["val"] - mean) / std).numpy(), labels["val"]))
+    return float(head.score(((features[on] - mean) / std).numpy(), labels[on]))
 
 
 def save_folder(images: torch.Tensor, labels: torch.Tensor, names, folder: str | Path) -> Path:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from .data.augment import augment, to_input
 from .data.sampling import BatchOrder, generator_for
 from .data.task import Images, Task
-from .evaluate import Evaluation, evaluate, run_over
-from .files import atomic_path
+from .distill import distillation_loss
+from .evaluate import Evaluation, evaluate, predict_logits, run_over
+from .files import UserError, atomic_path
 from .hyperrule import HyperRule
 from .mixup import mixup, mixup_loss
 from .resnet import STAGES, ResNetV2
@@ -111,10 +112,56 @@ def finetune(model: ResNetV2, task: Task, rule: HyperRule | None = None, device:
     checkpoint from which `resume` goes on; None keeps everything in memory. What was frozen before stays frozen.
     The test split is looked at once, at the end. Raises UserError for unreadable data or settings.
     """
+    def loss(net: nn.Module, x: Tensor, y: Tensor, y_other: Tensor, lam: float, indices: Tensor) -> Tensor:
+        return mixup_loss(net(x), y, y_other, lam)
+
+    return _fit(model, task, rule, device, seed, out, loss, {"method": "finetune"}, precision=precision,
+                micro_batches=micro_batches, resume=resume, checkpoint_every=checkpoint_every, progress=progress)
+
+
+def distill(model: ResNetV2, teacher: ResNetV2, task: Task, rule: HyperRule | None = None,
+            device: str | torch.device = "auto", seed: int = 0, out: str | Path | None = None, *, temperature: float = 1.0,
+            alpha: float = 1.0, consistent: bool = True, precision: str = "fp32", micro_batches: int = 1,
+            resume: bool = False, checkpoint_every: int = 0, progress: bool | str = True) -> Run:
+    """Train `model` to imitate `teacher`, which already solves `task`; the student gets a new head of zeros.
+
+    temperature, alpha: see `distill.distillation_loss`. consistent: the teacher sees what the student sees, the same crop,
+    flip and MixUp (function matching, arXiv 2106.05237); else it judges each whole picture once, before training, and
+    MixUp must be off. The other arguments are those of `finetune`. Raises UserError where the teacher does not fit.
+    """
+    if teacher.num_classes != task.num_classes:
+        raise UserError(f"the teacher knows {teacher.num_classes} classes, {task.name} has {task.num_classes}; "
+                        "fine-tune the teacher on the same task first")
+    rule = rule or default_rule(model, task)
+    if not consistent and rule.mixup_alpha:
+        raise UserError(f"MixUp (alpha {rule.mixup_alpha}) needs a teacher that sees the mixed pictures; "
+                        "use consistent=True, or a rule adapted with alpha=0")
+    device = pick_device(device)
+    teacher = teacher.to(device, memory_format=torch.channels_last).eval()
+    fixed = None if consistent else predict_logits(teacher, task.train, rule.crop)
+
+    def loss(net: nn.Module, x: Tensor, y: Tensor, y_other: Tensor, lam: float, indices: Tensor) -> Tensor:
+        logits = net(x)
+        with torch.no_grad():
+            target = teacher(x) if fixed is None else fixed[indices].to(x.device)
+        # Autocast may have left either of them in 16 bits, too coarse for a difference of logarithms.
+        soft = distillation_loss(logits.float(), target.float(), temperature=temperature)
+        return soft if alpha == 1 else alpha * soft + (1 - alpha) * mixup_loss(logits, y, y_other, lam)
+
+    config = {"method": "distill", "teacher": teacher.info.name, "temperature": temperature, "alpha": alpha,
+              "consistent": consistent}
+    return _fit(model, task, rule, device, seed, out, loss, config, precision=precision, micro_batches=micro_batches,
+                resume=resume, checkpoint_every=checkpoint_every, progress=progress)
+
+
+def _fit(model: ResNetV2, task: Task, rule: HyperRule | None, device: str | torch.device, seed: int,
+         out: str | Path | None, loss, config: dict, *, precision: str, micro_batches: int, resume: bool,
+         checkpoint_every: int, progress: bool | str) -> Run:
+    """What fine-tuning and distillation share. loss(net, x, y, y_other, lam, indices of the pictures) -> mean loss."""
     rule = rule or default_rule(model, task)
     device = pick_device(device)
-    config = {
-        "method": "finetune", "model": model.info.name, "frozen": list(model.frozen), "task": task.name,
+    config = config | {
+        "model": model.info.name, "frozen": list(model.frozen), "task": task.name,
         "fingerprint": task.fingerprint, "num_train": len(task.train), "seed": seed, "rule": rule.variant,
         "adapted": rule.is_adapted, "steps": rule.total_steps, "warmup_steps": rule.warmup_steps,
         "boundaries": list(rule.boundaries), "base_lr": rule.base_lr, "batch_size": rule.batch_size,
@@ -131,11 +178,9 @@ def finetune(model: ResNetV2, task: Task, rule: HyperRule | None = None, device:
         indices = order(step)
         generator = generator_for(seed, "batch", step)
         pixels = augment(images.batch(indices, generator), rule.crop, generator, task.random_crop, task.random_flip)
-        return mixup(to_input(pixels).contiguous(memory_format=torch.channels_last),
-                     images.labels[indices].to(device), rule.mixup_alpha, generator)
-
-    def loss(net: nn.Module, x: Tensor, y: Tensor, y_other: Tensor, lam: float) -> Tensor:
-        return mixup_loss(net(x), y, y_other, lam)
+        mixed = mixup(to_input(pixels).contiguous(memory_format=torch.channels_last),
+                      images.labels[indices].to(device), rule.mixup_alpha, generator)
+        return *mixed, indices
 
     settings = Settings(rule.total_steps, rule.lr, rule.momentum, rule.weight_decay, micro_batches, precision,
                         checkpoint_every)

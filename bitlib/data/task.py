@@ -92,17 +92,22 @@ class Task:
         """
         if shots < 1:
             raise UserError(f"shots is {shots}; it must be 1 or more")
-        generator = torch.Generator().manual_seed(seed)
-        chosen = []
-        for label, name in enumerate(self.class_names):
-            members = (self.train.labels == label).nonzero()[:, 0]
-            if len(members) < shots:
-                raise UserError(f"{self.name}: class {name!r} has {len(members)} training pictures, "
-                                f"fewer than the {shots} shots asked for; ask for {len(members)} at most")
-            chosen.append(members[torch.randperm(len(members), generator=generator)[:shots]])
-        indices = torch.cat(chosen)
+        for name, count in zip(self.class_names, torch.bincount(self.train.labels, minlength=self.num_classes).tolist()):
+            if count < shots:
+                raise UserError(f"{self.name}: class {name!r} has {count} training pictures, "
+                                f"fewer than the {shots} shots asked for; ask for {count} at most")
+        indices = few_shot_indices(self.train.labels, shots, seed)
         mark = fingerprint(self.fingerprint, shots, seed, indices.tolist())
         return replace(self, train=self.train.subset(indices), fingerprint=mark)
+
+
+def few_shot_indices(labels: Tensor, shots: int, seed: int) -> Tensor:
+    """Indices of `shots` examples of every class (fewer where a class has fewer), drawn by `seed`, class after class."""
+    generator, chosen = torch.Generator().manual_seed(seed), []
+    for label in labels.unique():
+        members = (labels == label).nonzero()[:, 0]
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:shots]])
+    return torch.cat(chosen)
 
 
 def fingerprint(*parts) -> str:

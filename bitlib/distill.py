@@ -1,0 +1,43 @@
+"""Knowledge distillation: softened probabilities, and the loss of a student that imitates a teacher.
+
+Follows Hinton, Vinyals and Dean (arXiv 1503.02531, section 2). Who shows which picture to whom is `transfer.distill`'s
+business.
+"""
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def soften(logits: Tensor, temperature: float) -> Tensor:
+    """Probabilities softmax(logits / temperature). logits: float [N, C] -> [N, C], rows sum to 1.
+
+    A temperature above 1 lifts the small probabilities, one below 1 sharpens; 1 is the ordinary softmax. Raises
+    ValueError unless it is above 0.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; it must be above 0")
+    scaled = logits / temperature
+    # The largest logit becomes 0: the same quotient, and no exponential overflows.
+    exponentials = (scaled - scaled.amax(1, keepdim=True)).exp()
+    return exponentials / exponentials.sum(1, keepdim=True)
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor | None = None, temperature: float = 1.0,
+                      alpha: float = 1.0) -> Tensor:
+    """alpha * T^2 * KL(teacher || student), both softened by T, + (1 - alpha) * cross-entropy with the labels; in nats.
+
+    student, teacher: logits, float [N, C]; no gradient reaches the teacher. labels: int [N], needed where alpha < 1.
+    The KL term differs from Hinton's cross-entropy by the teacher's entropy, which has no gradient, and is 0 for a
+    perfect student. Gradients of a softened term shrink with 1 / T^2; the factor T^2 keeps both terms in balance whatever
+    the temperature. The labels are compared at temperature 1. Raises ValueError for an alpha or a temperature out of range.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is {alpha}; it must lie between 0 (labels only) and 1 (teacher only)")
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; it must be above 0")
+    if alpha < 1 and labels is None:
+        raise ValueError("labels are needed where alpha is below 1")
+    target, guess = ((x / temperature).log_softmax(1) for x in (teacher.detach(), student))
+    loss = alpha * temperature**2 * F.kl_div(guess, target, reduction="batchmean", log_target=True)
+    return loss if alpha == 1 else loss + (1 - alpha) * F.cross_entropy(student, labels)
