@@ -131,7 +131,7 @@ def _default_model() -> str:
     if is_cached("BiT-M-R50x1"):
         return "BiT-M-R50x1"
     print("no --model named: starting from photos-L, a small network of the course's own; "
-          "for photographs use --model BiT-M-R50x1", file=sys.stderr)
+          "--model BiT-M-R50x1 downloads one that has seen far more photographs", file=sys.stderr)
     return "photos-L"
 
 

@@ -5,6 +5,7 @@ Five draws of the training pictures a cell, as in the paper; test pictures are l
 CIFAR-10 (data_scripts/prepare_data.py). Interrupt it when you like; the same command goes on where it stopped.
 """
 import argparse
+import hashlib
 from dataclasses import replace
 from statistics import fmean
 
@@ -48,7 +49,7 @@ def main():
     rule = default_rule(bitlib.create_model(largest), task.few_shot(1))
     recipe = {"steps": rule.total_steps, "batch_size": rule.batch_size, "crop": rule.crop, "base_lr": rule.base_lr}
     cells = Cells("cifar10", {"task": task.fingerprint, "recipe": recipe, "models": {
-        name: bitlib.model_info(name).path.stat().st_size for name in args.models}})
+        name: hashlib.sha256(bitlib.model_info(name).path.read_bytes()).hexdigest() for name in args.models}})
 
     # Scratch gets the rate that suits it best, on validation pictures and on draws that are not reported.
     by_rate = {lr: fmean(cells(f"rate {lr} {seed}", lambda lr=lr, seed=seed: scratch(

@@ -61,7 +61,7 @@ CARD = """# {name}
 | learning rate | {lr} at its peak, after {warmup_steps} steps of warm-up; cosine decay |
 | validation accuracy | {val:.1%} of {val_set} |
 | test accuracy | {test:.1%} of {test_set} |
-| hardware | {device}, threads: {threads}, PyTorch {torch}, {minutes:.0f} minutes |
+| hardware | {device}, threads: {threads}, PyTorch {torch}, {minutes:.0f} minutes of wall time, pauses included |
 | storage | 16-bit floats, loaded to 32-bit |
 
 {about}

@@ -76,7 +76,8 @@ def list_images(folder: Path) -> list[Path]:
                   and not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
-def _class_folders(folder: Path) -> list[Path]:
+def class_folders(folder: Path) -> list[Path]:
+    """Sub-folders, sorted; hidden ones are passed over."""
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
@@ -105,7 +106,7 @@ def load_folder(path: str | Path, skip_bad: bool = False) -> Task:
         raise UserError(f"{root} is not a folder; DATA is a folder with one sub-folder a class, or the name of a task")
     ready_split = (root / "train").is_dir() and (root / "test").is_dir()
     base = root / "train" if ready_split else root
-    names = [p.name for p in _class_folders(base)]
+    names = [p.name for p in class_folders(base)]
     if len(names) < 2:
         raise UserError(f"{base} holds {len(names)} class folder{'s' * (len(names) != 1)}; "
                         "classification takes two or more, each with its pictures inside")
@@ -127,7 +128,7 @@ def load_folder(path: str | Path, skip_bad: bool = False) -> Task:
 
     if ready_split:
         for split in ("val", "test"):
-            there = [p.name for p in _class_folders(root / split)] if (root / split).is_dir() else names
+            there = [p.name for p in class_folders(root / split)] if (root / split).is_dir() else names
             if there != names:
                 odd = sorted(set(there) ^ set(names))[0]
                 raise UserError(f"{root / split} and {base} do not hold the same classes ({odd!r} is in only one)")

@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from ..files import UserError, atomic_path
-from .folder import list_images, read_image
+from .folder import class_folders, list_images, read_image
 from .task import ArrayImages
 
 Listing = list[tuple[Path, int]]  # pictures with their labels
@@ -35,7 +35,7 @@ def pack(path: Path, train: Listing, test: Listing, class_names: list[str], side
 
 def pack_folder(path: Path, folder: Path, side: int) -> None:
     """The same for FOLDER/train/CLASS and FOLDER/test/CLASS. Raises UserError where that is not what the folder holds."""
-    names = sorted(p.name for p in (folder / "train").iterdir() if p.is_dir()) if (folder / "train").is_dir() else []
+    names = [p.name for p in class_folders(folder / "train")] if (folder / "train").is_dir() else []
     listings = [[(picture, label) for label, name in enumerate(names) for picture in list_images(folder / split / name)]
                 for split in ("train", "test")]
     for split, listing in zip(("train", "test"), listings):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..files import UserError, cache_dir
-from .folder import FileImages
+from .folder import FileImages, class_folders
 from .packed import load_packed, pack_folder
 from .task import ArrayImages, Images, Task, fingerprint, split_indices
 
@@ -62,7 +62,8 @@ def prepare_cifar(name: str, folder: Path | None = None) -> None:
     """
     root = cache_dir() / "data"
     if folder is not None:
-        wanted, found = int(name.removeprefix("cifar")), sum(p.is_dir() for p in Path(folder).glob("train/*"))
+        train, wanted = Path(folder) / "train", int(name.removeprefix("cifar"))
+        found = len(class_folders(train)) if train.is_dir() else 0
         if found != wanted:
             raise UserError(f"{folder} holds {found} classes in train, {name} has {wanted}")
         pack_folder(root / f"{name}.npz", Path(folder), 32)

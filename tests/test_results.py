@@ -1,0 +1,65 @@
+"""What the pages say in words about results/*.json, held against the files: sentences are not read from them."""
+import json
+from pathlib import Path
+from statistics import fmean, stdev
+
+import pytest
+
+from bitlib import create_model, list_models, model_info
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+
+
+def load(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text("utf8"))
+
+
+def means(data: dict, method: str) -> dict[int, float]:
+    return {int(shots): fmean(values) for shots, values in data[method].items()}
+
+
+@pytest.mark.parametrize("name", ["digits", "digits_scales", "cifar10"])
+def test_every_cell_has_five_draws(name):
+    data = load(name)
+    assert data["seeds"] == [0, 1, 2, 3, 4] and data["commit"] and data["torch"] and data["device"]
+    for method in data["methods"]:
+        assert list(data[method]) == [str(s) for s in data["shots"]]
+        assert all(len(values) == 5 and all(0 <= v <= 1 for v in values) for values in data[method].values())
+
+
+def test_landing_page_the_line_from_scratch_is_the_lowest():
+    data = load("digits")
+    scratch = means(data, "scratch")
+    assert all(scratch[k] < means(data, m)[k] for m in ("finetune", "linear_probe") for k in scratch)
+    assert data["scratch_recipe"]["steps"] == 2 * data["recipe"]["steps"]  # "twice the steps"
+
+
+def test_results_page_on_cifar10():
+    data = load("cifar10")
+    tuned, probe, scratch = (means(data, m) for m in ("finetune_photos-L", "linear_probe", "scratch"))
+    assert all(probe[k] > tuned[k] for k in (5, 10, 100))  # "ahead of it from five shots on"
+    assert scratch[100] - scratch[5] < 0.05  # "hardly begun to learn"
+    assert all(tuned[k] > scratch[k] + 0.1 for k in tuned)  # "the lead over random weights"
+    assert tuned[5] - tuned[1] > 0.1  # "the steep rise"
+    assert max(tuned[1], probe[1]) < 0.579 and max(tuned[5], probe[5]) < 0.823  # "so far below"
+    assert data["scratch_steps"] == data["recipe"]["steps"]  # "as well"
+
+
+def test_results_page_on_sizes():
+    big, small = (sum(p.numel() for n, p in create_model(m).named_parameters() if not n.startswith("head."))
+                  for m in ("R50x1", "photos-L"))
+    assert big > 10 * small  # "more than ten times the weights"
+
+
+def test_every_shipped_model_has_its_record():
+    for name in (n for n in list_models() if not n.startswith("BiT-")):
+        record = load(f"pretrain_{name}")
+        card = model_info(name).path.with_suffix(".md").read_text("utf8")
+        assert record["parameters"] == model_info(name).num_parameters
+        assert f"{record['test']:.1%}" in card and f"{record['val']:.1%}" in card
+
+
+def test_one_shot_spreads_further_than_five():
+    """First chapter: "a spread at one shot that is many times the spread at five"."""
+    tuned = load("digits")["finetune"]
+    assert stdev(tuned["1"]) > 3 * stdev(tuned["5"])
