@@ -31,9 +31,91 @@ def _leaves_its_list_alone(median) -> bool:
     return values == [0.3, 0.1, 0.2]
 
 
+def _random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 2 + 1
+
+
+def _half_frozen() -> torch.nn.Module:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Linear(5, 3, bias=False))
+    model[0].requires_grad_(False)
+    return model  # 25 weights frozen, 15 free
+
+
+def _statistics_stay(keep) -> bool:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.Sequential(torch.nn.BatchNorm2d(4)))
+    before = model[1][0].running_mean.clone()
+    model.train()
+    keep(model)
+    model(_random(2, 3, 4, 4))
+    return torch.equal(before, model[1][0].running_mean)
+
+
+def _others_train(keep) -> bool:
+    model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.BatchNorm2d(4)).train()
+    keep(model)
+    return model.training and model[0].training and not model[1].training
+
+
 _PROBABILITIES = torch.tensor([[0.1, 0.9, 0.0], [0.4, 0.3, 0.3], [0.8, 0.1, 0.1], [0.2, 0.2, 0.6]])
 
 EXERCISES: dict[str, Exercise] = {
+    "trainable_share": Exercise(
+        "How much of a network will be trained?",
+        (("give 1 where nothing is frozen", lambda f: f(torch.nn.Linear(3, 2)) == 1),
+         ("count weights, not layers", lambda f: math.isclose(f(_half_frozen()), 15 / 40)),
+         ("give 0 where everything is frozen", lambda f: f(torch.nn.Linear(3, 2).requires_grad_(False)) == 0)),
+        ("Every parameter knows whether it wants a gradient.",
+         "p.requires_grad is True for a trainable parameter p, and p.numel() is its number of weights.",
+         "Divide the sum of p.numel() over trainable parameters by the sum over all of model.parameters()."),
+    ),
+    "keep_statistics": Exercise(
+        "Freeze the statistics of batch norm.",
+        (("leave the running mean alone, however deep the layer lies", _statistics_stay),
+         ("leave everything else in train mode", _others_train)),
+        ("requires_grad has no power over running statistics. Which switch has?",
+         "A batch norm in evaluation mode uses its statistics and does not move them. model.modules() visits every layer.",
+         "For every m in model.modules() with isinstance(m, nn.BatchNorm2d), call m.eval()."),
+    ),
+    "forward_passes": Exercise(
+        "Compare the work of fine-tuning and of a linear head on cached features.",
+        (("count forward and backward as three", lambda f: f(100, 50, 32)[0] == 4800),
+         ("need one pass a picture for the features", lambda f: f(647, 500, 64)[1] == 647),
+         ("not let the features depend on the number of steps", lambda f: f(10, 5, 2)[1] == f(10, 500, 2)[1])),
+        ("How many pictures does fine-tuning process, counting repetitions?",
+         "A training step costs about three forward passes a picture: one forward, two for the gradients.",
+         "Return (3 * steps * batch_size, num_pictures)."),
+    ),
+    "group_norm": Exercise(
+        "Normalise groups of channels.",
+        (("keep the shape", lambda f: f(_random(2, 6, 3, 3), 2).shape == (2, 6, 3, 3)),
+         ("give every group of every picture mean 0",
+          lambda f: f(_random(2, 6, 3, 3), 3).reshape(2, 3, -1).mean(2).abs().max() < 1e-5),
+         ("agree with torch.nn.functional.group_norm", lambda f: torch.allclose(
+             f(_random(3, 8, 4, 4), 4), torch.nn.functional.group_norm(_random(3, 8, 4, 4), 4), atol=1e-4))),
+        ("Which axis tells the groups apart? There is none yet; make one.",
+         "x.unflatten(1, (groups, -1)) has shape [N, groups, C / groups, H, W]. Over which of these do you take the mean?",
+         "Use normalize(parts, (2, 3, 4)), and .flatten(1, 2) to get the channels back."),
+    ),
+    "standardize": Exercise(
+        "Standardise the weights of a convolution.",
+        (("give every filter mean 0", lambda f: f(_random(5, 3, 3, 3)).flatten(1).mean(1).abs().max() < 1e-5),
+         ("give every filter variance 1, the biased one",
+          lambda f: (f(_random(5, 3, 3, 3)).flatten(1).var(1, correction=0) - 1).abs().max() < 1e-4),
+         ("treat filters on their own, not the layer as a whole", lambda f: torch.allclose(
+             f(torch.cat([_random(2, 3, 3, 3), 9 * _random(2, 3, 3, 3)]))[2:], f(_random(2, 3, 3, 3)), atol=1e-4))),
+        ("A filter is one output channel. Which axes of [out, in, kh, kw] belong to one filter?",
+         "Take mean and variance over axes 1, 2 and 3, with keepdim=True and correction=0.",
+         "var, mean = torch.var_mean(w, dim=(1, 2, 3), keepdim=True, correction=0); then (w - mean) / (var + 1e-10).sqrt()."),
+    ),
+    "shares": Exercise(
+        "Weight the losses of unequal micro-batches.",
+        (("weight equal parts equally", lambda f: list(f([4, 4])) == [0.5, 0.5]),
+         ("let the weights sum to 1", lambda f: math.isclose(sum(f([32, 32, 7])), 1)),
+         ("count every picture the same", lambda f: [round(v, 6) for v in f([6, 2])] == [0.75, 0.25])),
+        ("The loss of a part is a mean over its pictures. What must the weighted sum be a mean over?",
+         "A part with twice the pictures deserves twice the weight.",
+         "Divide each size by the sum of all sizes."),
+    ),
     "epochs": Exercise(
         "How often does the HyperRule show each picture of a small task to the network?",
         (("give 5,120 for 50 pictures", lambda f: math.isclose(f(50), 5120)),

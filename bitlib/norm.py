@@ -5,6 +5,7 @@ weights, and every norm of the body is a group norm (paper section 3.3; official
 """
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -57,3 +58,47 @@ def make_conv(cin: int, cout: int, kernel: int, stride: int, standardize: bool) 
     """A bias-free convolution with symmetric padding, weight-standardised or plain."""
     cls = StdConv2d if standardize else nn.Conv2d
     return cls(cin, cout, kernel, stride=stride, padding=kernel // 2, bias=False)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm written out, with a choice of how many pictures share their statistics in train mode.
+
+    x: float [N, C, H, W] -> the same shape. device_batch: None for the whole batch, which is what nn.BatchNorm2d does;
+    a number for groups of that many pictures, as if each group lay on a device of its own. Running mean and (unbiased)
+    variance follow the average over the groups, and evaluation mode uses them. Raises ValueError where N is not a
+    multiple of device_batch.
+    """
+
+    device_batch: int | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            size = self.device_batch or len(x)
+            if len(x) % size:
+                raise ValueError(f"a batch of {len(x)} pictures cannot be split into groups of {size}")
+            x = x.unflatten(0, (-1, size))  # [groups, size, C, H, W]
+            var, mean = torch.var_mean(x, dim=(1, 3, 4), keepdim=True, correction=0)
+            with torch.no_grad():
+                count = x[0, :, 0].numel()
+                self.running_mean.lerp_(mean.mean(0).flatten(), self.momentum)
+                self.running_var.lerp_((var * count / (count - 1)).mean(0).flatten(), self.momentum)
+                self.num_batches_tracked += 1
+        else:
+            mean, var = self.running_mean[:, None, None], self.running_var[:, None, None]
+        x = (x - mean) / (var + self.eps).sqrt()
+        return (x.flatten(0, 1) if x.ndim == 5 else x) * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+def split_batch_norm(model: nn.Module, device_batch: int | None) -> nn.Module:
+    """Let every batch norm of the model take its statistics over groups of `device_batch` pictures; the same model back.
+
+    What training on many devices does to batch norm, on one (without SyncBatchNorm).
+    """
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                norm = BatchNorm(child.num_features, child.eps, child.momentum).to(child.weight.device)
+                norm.load_state_dict(child.state_dict())
+                norm.device_batch = device_batch
+                setattr(parent, name, norm.train(child.training))
+    return model

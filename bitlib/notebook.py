@@ -76,6 +76,75 @@ def live_probe(features: dict[str, torch.Tensor], labels: dict[str, torch.Tensor
     return widgets.VBox([choose_shots, choose_seed, answer])
 
 
+def live_freezing(name: str, task, steps: int = 25) -> object:
+    """A control that fine-tunes the model called `name`, for real, with as much of it frozen as you choose.
+
+    A run takes a second or two and `steps` steps; accuracies are on validation pictures. Returns an ipywidgets box.
+    """
+    import ipywidgets as widgets
+
+    from . import create_model, finetune, freeze
+    from .transfer import default_rule
+
+    shots = widgets.SelectionSlider(options=(1, 5, 25), value=5, description="shots", continuous_update=False)
+    depth = widgets.SelectionSlider(options=[("head", "head"), ("stage 4", "stage4"), ("stage 3", "stage3"),
+                                             ("everything", None)], description="train", continuous_update=False)
+    answer = widgets.Label()
+
+    def run(_=None) -> None:
+        few = task.few_shot(shots.value, 0)
+        model = freeze(create_model(name, task.num_classes, pretrained=True), depth.value)
+        done = finetune(model, few, default_rule(model, few).adapted(steps=steps), "cpu", progress=False)
+        share = sum(p.numel() for p in model.parameters() if p.requires_grad) / sum(p.numel() for p in model.parameters())
+        answer.value = (f"{share:.1%} of the weights trained: {done.evaluate('train').accuracy:.0%} of the training "
+                        f"pictures right, {done.val_accuracy:.1%} of the validation pictures")
+    for control in (shots, depth):
+        control.observe(run, "value")
+    run()
+    return widgets.VBox([shots, depth, answer])
+
+
+def live_norm(x: torch.Tensor) -> object:
+    """A control that normalises one picture among changing companions, by batch norm and by group norm.
+
+    x: activations, float [N, C, H, W]; picture 0 is watched. Returns an ipywidgets box.
+    """
+    import ipywidgets as widgets
+
+    channels = x.shape[1]
+    batch = widgets.SelectionSlider(options=(2, 4, 8, 16, 32, 64), value=8, description="batch")
+    groups = widgets.SelectionSlider(options=[g for g in (1, 2, 4, 8, 16, 32) if channels % g == 0], value=8,
+                                     description="groups")
+    answer = widgets.HTML()
+
+    def renew(_=None) -> None:
+        moves = companions_matter(x, batch.value)
+        grouped = companions_matter(x, batch.value, groups.value)
+        answer.value = (f"with other companions, the normalised picture moves by {moves:.3f} under batch norm, "
+                        f"and by {grouped:.3f} under group norm with {groups.value} groups of {channels // groups.value}")
+    for control in (batch, groups):
+        control.observe(renew, "value")
+    renew()
+    return widgets.VBox([batch, groups, answer])
+
+
+def companions_matter(x: torch.Tensor, batch: int, groups: int | None = None, trials: int = 50) -> float:
+    """How far picture 0 moves, normalised, when the other pictures of its batch are drawn anew.
+
+    x: float [N, C, H, W]; groups: None for batch norm. Root mean square, over `trials` draws, of the distance from the
+    average; the normalised numbers have a deviation of about 1.
+    """
+    import torch.nn.functional as F
+
+    generator, seen = torch.Generator().manual_seed(0), []
+    for _ in range(trials):
+        others = 1 + torch.randperm(len(x) - 1, generator=generator)[:batch - 1]
+        part = torch.cat([x[:1], x[others]])
+        normed = F.batch_norm(part, None, None, training=True) if groups is None else F.group_norm(part, groups)
+        seen.append(normed[0])
+    return torch.stack(seen).std(0, correction=0).square().mean().sqrt().item()
+
+
 def probe_accuracy(features: dict[str, torch.Tensor], labels: dict[str, torch.Tensor], shots: int, seed: int,
                    on: str = "val") -> float:
     """Accuracy, on a split, of a linear head fitted on a balanced draw of `shots` training examples a class.

@@ -5,6 +5,7 @@ lines differ in marker as well.
 """
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -63,16 +64,69 @@ def few_shot_curve(results: Mapping[str, Mapping[int, Sequence[float]]], chance:
     return figure
 
 
+def dots(results: Mapping[str, Sequence[float]], xlabel: str = "accuracy (%)", scale: float = 100) -> Figure:
+    """One row a method: faint points are single seeds, the bar is mean and one standard deviation.
+
+    results: {method: values}; scale: factor for the axis, 100 for accuracies from 0 to 1.
+    """
+    return dot_panels({"": results}, xlabel, scale, columns=1)
+
+
+def dot_panels(panels: Mapping[str, Mapping[str, Sequence[float]]], xlabel: str = "accuracy (%)", scale: float = 100,
+               columns: int = 2) -> Figure:
+    """Several of `dots` side by side on one scale. panels: {title: {method: values}}, the same methods in each."""
+    rows, count = -(-len(panels) // columns), len(next(iter(panels.values())))
+    figure = Figure(figsize=(6.4 if columns == 1 else 7.2, rows * (0.75 + 0.4 * count)), layout="constrained", facecolor="white")
+    grid = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).flat
+    for axes, (title, results) in zip(grid, panels.items()):
+        for row, (values, color, marker) in enumerate(zip(results.values(), itertools.cycle(COLORS), itertools.cycle(MARKERS))):
+            values = scale * np.asarray(values)
+            axes.scatter(values, np.full(len(values), row), s=14, color=color, alpha=0.4)
+            axes.errorbar(values.mean(), row, xerr=values.std(ddof=1) if len(values) > 1 else 0, color=color, marker=marker,
+                          capsize=4, linewidth=1.8)
+        axes.set_yticks(range(count), results)
+        axes.set_ylim(count - 0.4, -0.6)
+        axes.set_title(title, fontsize=10)
+        axes.grid(axis="x", color="#dddddd", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel(xlabel, fontsize=10)
+    return figure
+
+
+def norm_axes(pictures: int = 4, channels: int = 8, groups: int = 2) -> Figure:
+    """Which numbers share a mean under batch, layer, instance and group norm: cells of one colour do.
+
+    A cell is one channel of one picture, with all its pixels.
+    """
+    n, c = np.mgrid[:pictures, :channels]
+    panels = {"batch norm": c, "layer norm": n, "instance norm": n * channels + c,
+              f"group norm, {groups} groups": n * groups + c * groups // channels}
+    figure = Figure(figsize=(7.2, 2.2), layout="constrained", facecolor="white")
+    for axes, (name, shared) in zip(figure.subplots(1, len(panels)), panels.items()):
+        # Neighbouring numbers get distant colours, so that borders show.
+        shades = (shared * 7 % 37) / 37
+        axes.imshow(shades, cmap="viridis", vmin=-0.15, vmax=1.0)
+        axes.set_xticks(np.arange(channels + 1) - 0.5, [])
+        axes.set_yticks(np.arange(pictures + 1) - 0.5, [])
+        axes.grid(color="white", linewidth=1.5)
+        axes.tick_params(length=0)
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel("channels", fontsize=8)
+    figure.axes[0].set_ylabel("pictures", fontsize=8)
+    return figure
+
+
 def learning_curve(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], ylabel: str = "training loss",
-                   smooth: int = 1, log: bool = False) -> Figure:
-    """Lines over steps. curves: {name: (steps, values)}; smooth: width in steps of a moving average."""
+                   smooth: int = 1, log: bool = False, xlabel: str = "step") -> Figure:
+    """Lines over steps, or over `xlabel`. curves: {name: (steps, values)}; smooth: width in steps of a moving average."""
     figure, axes = _axes()
-    for (name, (steps, values)), color in zip(curves.items(), COLORS):
+    for (name, (steps, values)), color, style in zip(curves.items(), COLORS, itertools.cycle(("-", "--", "-.", ":"))):
         values = np.convolve(values, np.ones(smooth) / smooth, "valid") if smooth > 1 else values
-        axes.plot(list(steps)[-len(values):], values, color=color, linewidth=1.8, label=name)
+        axes.plot(list(steps)[-len(values):], values, color=color, linestyle=style, linewidth=1.8, label=name)
     if log:
         axes.set_yscale("log")
-    axes.set_xlabel("step")
+    axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     if len(curves) > 1:
         axes.legend(frameon=False)

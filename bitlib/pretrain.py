@@ -18,13 +18,17 @@ from .data.sampling import BatchOrder, generator_for
 from .data.task import Task
 from .evaluate import evaluate
 from .files import UserError
+from .norm import split_batch_norm
 from .resnet import ARCHS, ResNetV2
 from .trainer import History, Settings, pick_device, train
 
 
 @dataclass(frozen=True)
 class Upstream:
-    """The recipe. lr: peak learning rate, for this batch size. side: pixels of the training pictures after the crop."""
+    """The recipe. lr: peak learning rate, for this batch size. side: pixels of the training pictures after the crop.
+
+    device_batch: pictures that share batch-norm statistics, see `norm.split_batch_norm`; None for the whole batch.
+    """
 
     arch: str = "small"
     steps: int = 8000
@@ -34,6 +38,7 @@ class Upstream:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     side: int = 32
+    device_batch: int | None = None
 
     def __post_init__(self):
         if self.arch not in ARCHS:
@@ -69,6 +74,8 @@ def pretrain(task: Task, recipe: Upstream = Upstream(), device: str | torch.devi
     """
     device = pick_device(device)
     model = ResNetV2(ARCHS[recipe.arch], task.num_classes, seed).to(device, memory_format=torch.channels_last)
+    if recipe.device_batch:
+        split_batch_norm(model, recipe.device_batch)
     # Room for the random crop, where the task allows one: an eighth of the side.
     images = task.train.prepare(recipe.side + recipe.side // 8 * task.random_crop, device)
     order = BatchOrder(len(images), recipe.batch_size, seed)
@@ -89,5 +96,3 @@ def pretrain(task: Task, recipe: Upstream = Upstream(), device: str | torch.devi
                     progress=progress)
     val, test = (evaluate(model, split, recipe.side).accuracy for split in (task.val, task.test))
     return Pretrained(model, history, val, test)
-
-

@@ -43,10 +43,15 @@ _OFFICIAL = {
 ARCHS: dict[str, Arch] = {name: Arch(units, 64 * width) for name, (units, width) in _OFFICIAL.items()}
 # The course's own: 8 groups, because the narrowest norm has 16 channels, and 32 groups do not divide them.
 _SMALL = dict(units=(2, 2, 2, 2), root_width=16, groups=8, stem="small")
+_TINY = dict(units=(1, 1, 1, 1), root_width=8, groups=4, stem="small")
 ARCHS |= {
     "small": Arch(**_SMALL),
     "small-gn": Arch(**_SMALL, standardize=False),
     "small-bn": Arch(**_SMALL, norm="bn", standardize=False),
+    # For experiments that train many networks in a notebook.
+    "tiny": Arch(**_TINY),
+    "tiny-gn": Arch(**_TINY, standardize=False),
+    "tiny-bn": Arch(**_TINY, norm="bn", standardize=False),
     "medium": Arch(**_SMALL | {"root_width": 24}),
     "medium-bn": Arch(**_SMALL | {"root_width": 24}, norm="bn", standardize=False),
 }

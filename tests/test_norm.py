@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from bitlib.norm import make_norm, standardize_weight
+from bitlib.norm import BatchNorm, make_norm, split_batch_norm, standardize_weight
+from bitlib.resnet import ARCHS, ResNetV2
 
 
 def weight(scale: float = 0.05, seed: int = 0) -> torch.Tensor:
@@ -57,3 +58,46 @@ def test_make_norm():
         make_norm("gn", 48, 32)
     with pytest.raises(ValueError, match="'ln'"):
         make_norm("ln", 64, 32)
+
+
+def batch(n: int = 8, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, 6, 5, 5, generator=torch.Generator().manual_seed(seed)) * 2 + 1
+
+
+def test_batch_norm_written_out_is_batch_norm():
+    ours, theirs = BatchNorm(6), nn.BatchNorm2d(6)
+    for module in (ours, theirs):
+        nn.init.uniform_(module.weight, 0.5, 1.5, generator=torch.Generator().manual_seed(1))
+        nn.init.uniform_(module.bias, -1, 1, generator=torch.Generator().manual_seed(2))
+    x, y = (batch().requires_grad_() for _ in range(2))
+    for a, b in ((ours(x), theirs(y)), (ours.train()(batch(4, 1)), theirs.train()(batch(4, 1)))):
+        torch.testing.assert_close(a, b)
+    (ours(x) ** 3).sum().backward()
+    (theirs(y) ** 3).sum().backward()
+    torch.testing.assert_close(x.grad, y.grad, rtol=1e-4, atol=1e-4)
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value)
+    torch.testing.assert_close(ours.eval()(batch(3, 2)), theirs.eval()(batch(3, 2)))
+
+
+def test_groups_of_the_batch_are_normalised_like_batches_of_their_own():
+    split, x = BatchNorm(6), batch()
+    split.device_batch = 2
+    apart = torch.cat([nn.BatchNorm2d(6)(part) for part in x.split(2)])
+    torch.testing.assert_close(split(x), apart)
+    assert not torch.allclose(split(x), nn.BatchNorm2d(6)(x), atol=0.1)
+    with pytest.raises(ValueError, match="7 pictures.*groups of 2"):
+        split(x[:7])
+
+
+def test_split_batch_norm_keeps_the_network():
+    model = ResNetV2(ARCHS["small-bn"], 3)
+    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    model.reset_head(3)
+    nn.init.ones_(model.head.weight)
+    model.eval()
+    before = model(x)
+    assert split_batch_norm(model, 2) is model
+    torch.testing.assert_close(model(x), before, rtol=1e-4, atol=1e-4)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms and all(isinstance(m, BatchNorm) and m.device_batch == 2 for m in norms)

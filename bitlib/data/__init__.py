@@ -10,6 +10,7 @@ from .digits import load_digits
 from .folder import load_folder, read_image
 from .glyphs import HELD_OUT_SCRIPTS, SCALES, load_glyphs
 from .task import ArrayImages, Images, Task
+from .tiles import load_tiles
 from .tiny_imagenet import SHARES, load_tiny_imagenet
 from .vision import VISION_TASKS, load_vision
 
@@ -19,7 +20,7 @@ GLYPH_TASKS = ("glyphs", *(f"glyphs-{x}" for x in (*SCALES, *map(str.lower, HELD
 
 def list_tasks() -> list[str]:
     """Names that `load_task` knows, besides folders."""
-    return ["digits", *GLYPH_TASKS, *TINY_IMAGENET_TASKS, *VISION_TASKS]
+    return ["digits", "tiles", *GLYPH_TASKS, *TINY_IMAGENET_TASKS, *VISION_TASKS]
 
 
 def load_task(name: str, shots: int | None = None, seed: int = 0, skip_bad: bool = False) -> Task:
@@ -30,6 +31,8 @@ def load_task(name: str, shots: int | None = None, seed: int = 0, skip_bad: bool
     """
     if name == "digits":
         task = load_digits()
+    elif name == "tiles":
+        task = load_tiles()
     elif name in GLYPH_TASKS:
         task = load_glyphs(name)
     elif name in TINY_IMAGENET_TASKS:

@@ -1,0 +1,56 @@
+"""Train small networks with three norms at several batch sizes, and write results/batch_size.json and results/device_batch.json.
+
+    python data_scripts/measure_batch_size.py
+batch_size: one device with fewer and fewer pictures a step, and as many more steps; the learning rate goes with the batch.
+device_batch: a fixed batch spread over more and more devices. Interrupt it when you like; the same command goes on.
+"""
+import argparse
+
+from record import Cells, record
+from tqdm import tqdm
+
+import bitlib
+from bitlib.pretrain import Upstream, pretrain
+from bitlib.trainer import pick_device
+
+TASK, PICTURES, LARGEST, LR = "glyphs-xs", 12_800, 64, 0.2
+SIZES, SEEDS = (2, 4, 8, 16, 32, 64), range(3)
+NORMS = {"bn": ("batch norm", "tiny-bn"), "gn": ("group norm", "tiny-gn"),
+         "gn_ws": ("group norm, standardised weights", "tiny")}
+
+
+def recipe(arch: str, batch_size: int, device_batch: int | None = None) -> Upstream:
+    """The same pictures whatever the batch; a tenth of the steps is warm-up."""
+    steps = PICTURES // batch_size
+    return Upstream(arch, steps, batch_size, lr=LR * batch_size / LARGEST, warmup_steps=steps // 10, device_batch=device_batch)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    device, task = pick_device(parser.parse_args().device), bitlib.load_task(TASK)
+    common = {"task": task.name, "fingerprint": task.fingerprint, "classes": task.num_classes, "n_test": len(task.test),
+              "pictures": PICTURES, "largest_batch": LARGEST, "lr": LR, "seeds": list(SEEDS), "shots": SIZES}
+    cells = Cells("batch_size", {k: v for k, v in common.items() if k not in ("seeds", "shots")})
+
+    def accuracy(settings: Upstream, seed: int) -> float:
+        return cells(f"{settings} {seed}", lambda: pretrain(task, settings, device, seed, progress=False).test_accuracy)
+
+    with tqdm(total=(len(NORMS) + 1) * len(SIZES) * len(SEEDS), unit="run") as bar:
+        def row(settings_of) -> dict[str, list[float]]:
+            found = {}
+            for size in reversed(SIZES):  # the quick ones first
+                found[str(size)] = [accuracy(settings_of(size), seed) for seed in SEEDS]
+                bar.update(len(SEEDS))
+            return {str(size): found[str(size)] for size in SIZES}
+        devices = row(lambda size: recipe("tiny-bn", LARGEST, size))
+        steps = {key: row(lambda size, arch=arch: recipe(arch, size)) for key, (_, arch) in NORMS.items()}
+    record("device_batch", {**common, "axis": "pictures on each device", "column": "{}", "methods": {"bn": "batch norm"},
+                            "bn": devices}, device)
+    record("batch_size", {**common, "axis": "pictures in a step", "column": "{}",
+                          "methods": {key: label for key, (label, _) in NORMS.items()}, **steps}, device)
+    cells.clear()
+
+
+if __name__ == "__main__":
+    main()
