@@ -2,7 +2,7 @@
 __version__ = "0.1.0"
 
 from .data import Task, list_tasks, load_task
-from .distill import distillation_loss, soften
+from .distill import Ensemble, distillation_loss, soften
 from .evaluate import Evaluation, evaluate
 from .files import UserError
 from .hyperrule import HyperRule

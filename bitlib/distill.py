@@ -5,8 +5,12 @@ business.
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def soften(logits: Tensor, temperature: float) -> Tensor:
@@ -41,3 +45,22 @@ def distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor | None = 
     target, guess = ((x / temperature).log_softmax(1) for x in (teacher.detach(), student))
     loss = alpha * temperature**2 * F.kl_div(guess, target, reduction="batchmean", log_target=True)
     return loss if alpha == 1 else loss + (1 - alpha) * F.cross_entropy(student, labels)
+
+
+class Ensemble(nn.Module):
+    """Several networks as one: the mean of their logits, which is the geometric mean of their probabilities.
+
+    models: networks with the same classes. x: float [N, 3, H, W] -> logits [N, C]. It can be evaluated, and be the teacher
+    of `transfer.distill`. Raises ValueError where the classes differ in number, or for no networks.
+    """
+
+    def __init__(self, models: Sequence[nn.Module]):
+        super().__init__()
+        classes = {model.num_classes for model in models}
+        if len(classes) != 1:
+            raise ValueError(f"an ensemble needs networks of one number of classes, not {sorted(classes)}")
+        self.models, self.num_classes = nn.ModuleList(models), classes.pop()
+        self.info = SimpleNamespace(name="ensemble of " + ", ".join(model.info.name for model in models))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([model(x) for model in self.models]).mean(0)

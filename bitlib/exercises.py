@@ -31,6 +31,13 @@ def _leaves_its_list_alone(median) -> bool:
     return values == [0.3, 0.1, 0.2]
 
 
+_PAIR = torch.tensor([[1.0, 2.0], [5.0, 0.0]])
+
+
+def _mixed(mix, lam: float) -> tuple:
+    return mix(_PAIR, torch.tensor([0, 2]), lam, torch.tensor([1, 0]), 3)
+
+
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 2 + 1
 
@@ -56,9 +63,77 @@ def _others_train(keep) -> bool:
     return model.training and model[0].training and not model[1].training
 
 
+def _lecture_row(find) -> bool:
+    return find([1e-6, 0.9, 0.1, 1e-9], [0.05, 0.3, 0.2, 0.005]) is None
+
+
+def _temperature(find) -> bool:
+    hard = torch.tensor([4.0, 1.0, -2.0], dtype=torch.float64)
+    found = find(hard.softmax(0).tolist(), (hard / 3).softmax(0).tolist())
+    return found is not None and math.isclose(found, 3, rel_tol=1e-3)
+
+
+def _sums_but_does_not_fit(find) -> bool:
+    return find([0.7, 0.2, 0.1], [0.4, 0.2, 0.4]) is None
+
+
 _PROBABILITIES = torch.tensor([[0.1, 0.9, 0.0], [0.4, 0.3, 0.3], [0.8, 0.1, 0.1], [0.2, 0.2, 0.6]])
 
 EXERCISES: dict[str, Exercise] = {
+    "mix": Exercise(
+        "Mix a batch of pictures and labels.",
+        (("change nothing where lam is 1", lambda f: torch.equal(_mixed(f, 1.0)[0], _PAIR)
+          and _mixed(f, 1.0)[1].tolist() == [[1, 0, 0], [0, 0, 1]]),
+         ("mix labels in the same proportion", lambda f: torch.allclose(
+             _mixed(f, 0.75)[1], torch.tensor([[0.75, 0, 0.25], [0.25, 0, 0.75]]))),
+         ("give every picture its own partner", lambda f: torch.allclose(
+             _mixed(f, 0.75)[0], 0.75 * _PAIR + 0.25 * _PAIR.flip(0)))),
+        ("x[partners] is the batch of partners, in the right order.",
+         "torch.nn.functional.one_hot(y, num_classes) turns labels into rows that can be mixed like pictures.",
+         "lam * x + (1 - lam) * x[partners], and the same formula for the one-hot labels."),
+    ),
+    "ece": Exercise(
+        "Measure how far confidence is from truth.",
+        (("give 0 where 75 % sure means right three times of four", lambda f: math.isclose(
+            f(torch.full((4,), 0.75), torch.tensor([1.0, 1, 1, 0])), 0, abs_tol=1e-6)),
+         ("give 0.5 where half of the sure answers are wrong", lambda f: math.isclose(
+             f(torch.ones(4), torch.tensor([1.0, 0, 1, 0])), 0.5, abs_tol=1e-6)),
+         ("weight bins by their pictures", lambda f: math.isclose(
+             f(torch.tensor([1.0, 1, 1, 0.25]), torch.tensor([1.0, 1, 1, 1])), 0.75 / 4, abs_tol=1e-6))),
+        ("First decide for each picture which bin it falls into.",
+         "(confidence * bins).long() is the bin; a confidence of exactly 1 needs clamp_max(bins - 1).",
+         "For each bin: its share of pictures, times |mean confidence - mean right|. Add these up."),
+    ),
+    "soften": Exercise(
+        "Softmax with a temperature, from scratch.",
+        (("be the ordinary softmax at temperature 1", lambda f: torch.allclose(f(_random(4, 3), 1), _random(4, 3).softmax(1))),
+         ("let every row sum to 1 at temperature 7", lambda f: torch.allclose(f(_random(4, 3), 7).sum(1), torch.ones(4))),
+         ("survive logits of a thousand", lambda f: torch.allclose(
+             f(torch.tensor([[1000.0, 999.0]]), 1), torch.tensor([[1.0, 0.0]]).softmax(1)))),
+        ("Divide first. What does exp(1000) give you?",
+         "Subtracting the same number from all logits of a row changes no probability. Which number keeps exp small?",
+         "z = logits / t; e = (z - z.amax(1, keepdim=True)).exp(); return e / e.sum(1, keepdim=True)."),
+    ),
+    "temperature_of": Exercise(
+        "Find the temperature that turned one row of probabilities into another, or show that there is none.",
+        (("find 3 where it was 3", _temperature),
+         ("refuse a row that sums to 1 but follows no temperature", _sums_but_does_not_fit),
+         ("refuse the lecture's row", _lecture_row)),
+        ("What must a row of probabilities sum to? Check that first.",
+         "log(p_i / p_j) is a difference of logits. A temperature divides all of these differences by the same number.",
+         "For each entry, T = log(p_max / p_i) / log(q_max / q_i). If these agree to 1 %, return their mean."),
+    ),
+    "geometric": Exercise(
+        "Join several networks by the geometric mean of their probabilities.",
+        (("give rows that sum to 1", lambda f: torch.allclose(
+            f([_random(4, 3), _random(4, 3, seed=1)]).sum(1), torch.ones(4))),
+         ("give one network back as it is", lambda f: torch.allclose(f([_random(4, 3)]), _random(4, 3).softmax(1))),
+         ("be the softmax of the mean logits", lambda f: torch.allclose(
+             f([_random(4, 3), _random(4, 3, seed=1)]), ((_random(4, 3) + _random(4, 3, seed=1)) / 2).softmax(1)))),
+        ("The logarithm of a geometric mean is a mean of logarithms.",
+         "The logarithm of a softmax is the logits less a constant for each row. What happens to the constant at the end?",
+         "torch.stack(logits).mean(0).softmax(1)."),
+    ),
     "trainable_share": Exercise(
         "How much of a network will be trained?",
         (("give 1 where nothing is frozen", lambda f: f(torch.nn.Linear(3, 2)) == 1),

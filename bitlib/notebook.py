@@ -4,6 +4,7 @@ The only module that knows Jupyter; the others work without it.
 """
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import subprocess
@@ -74,6 +75,60 @@ def live_probe(features: dict[str, torch.Tensor], labels: dict[str, torch.Tensor
         control.observe(refit, "value")
     refit()
     return widgets.VBox([choose_shots, choose_seed, answer])
+
+
+def live_temperature(logits: torch.Tensor, names) -> object:
+    """A slider for the temperature of a softmax. logits: float [C]; names: of the classes. Returns an ipywidgets box."""
+    import ipywidgets as widgets
+
+    from .distill import soften
+
+    temperature = widgets.FloatLogSlider(1, base=10, min=-0.5, max=1.5, step=0.02, description="temperature")
+    answer = widgets.HTML()
+
+    def draw(_=None) -> None:
+        p = soften(logits[None], temperature.value)[0]
+        entropy = -(p * p.clamp_min(1e-30).log()).sum()
+        rows = "".join(f"<tr><td>{name}</td><td>{v:.4f}</td><td><div style='background:#0072B2;height:0.8em;"
+                       f"width:{300 * v:.0f}px'></div></td></tr>" for name, v in zip(names, p))
+        answer.value = f"<table>{rows}</table>entropy {entropy:.3f} of at most {math.log(len(p)):.3f} nats"
+    temperature.observe(draw, "value")
+    draw()
+    return widgets.VBox([temperature, answer])
+
+
+def live_mixup(model, first: torch.Tensor, second: torch.Tensor, names, titles: tuple[str, str]) -> object:
+    """A slider that mixes two pictures and asks `model` about the mixture.
+
+    first, second: uint8 [3, S, S], of the side that the model was trained on. Returns an ipywidgets box.
+    """
+    import ipywidgets as widgets
+
+    from .data import to_input
+
+    weight = widgets.FloatSlider(0.5, min=0, max=1, step=0.05, description="weight")
+    picture, answer = widgets.Image(format="png", width=144), widgets.HTML()
+
+    def ask(_=None) -> None:
+        mixed = torch.lerp(second.float(), first.float(), weight.value)
+        picture.value = _png(mixed.round().to(torch.uint8))
+        with torch.no_grad():
+            p = model.eval()(to_input(mixed[None]))[0].softmax(0)
+        rows = "".join(f"<tr><td>{names[i]}</td><td>{p[i]:.2f}</td></tr>" for i in p.argsort(descending=True)[:3].tolist())
+        answer.value = f"{weight.value:.0%} {titles[0]}, {1 - weight.value:.0%} {titles[1]}<table>{rows}</table>"
+    weight.observe(ask, "value")
+    ask()
+    return widgets.VBox([weight, widgets.HBox([picture, answer])])
+
+
+def _png(image: torch.Tensor) -> bytes:
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).resize((144, 144), Image.Resampling.NEAREST).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def live_freezing(name: str, task, steps: int = 25) -> object:

@@ -76,7 +76,8 @@ def dot_panels(panels: Mapping[str, Mapping[str, Sequence[float]]], xlabel: str 
                columns: int = 2) -> Figure:
     """Several of `dots` side by side on one scale. panels: {title: {method: values}}, the same methods in each."""
     rows, count = -(-len(panels) // columns), len(next(iter(panels.values())))
-    figure = Figure(figsize=(6.4 if columns == 1 else 7.2, rows * (0.75 + 0.4 * count)), layout="constrained", facecolor="white")
+    size = (6.4 if columns == 1 else 7.2, rows * (0.75 + 0.4 * count))
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
     grid = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).flat
     for axes, (title, results) in zip(grid, panels.items()):
         for row, (values, color, marker) in enumerate(zip(results.values(), itertools.cycle(COLORS), itertools.cycle(MARKERS))):
@@ -91,6 +92,32 @@ def dot_panels(panels: Mapping[str, Mapping[str, Sequence[float]]], xlabel: str 
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     figure.supxlabel(xlabel, fontsize=10)
+    return figure
+
+
+def histograms(values: Mapping[str, Tensor], xlabel: str, bins: int = 20) -> Figure:
+    """Shares of values from 0 to 1 in equal bins, one panel each. values: {title: float [N]}."""
+    figure = Figure(figsize=(7.2, 2.4), layout="constrained", facecolor="white")
+    for axes, (title, v), color in zip(figure.subplots(1, len(values), sharey=True), values.items(), COLORS):
+        share = np.histogram(v.numpy(), bins, (0, 1))[0] / len(v)
+        axes.bar((np.arange(bins) + 0.5) / bins, 100 * share, 0.9 / bins, color=color)
+        axes.set_title(title, fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("draws (%)")
+    figure.supxlabel(xlabel, fontsize=10)
+    return figure
+
+
+def reliability(curves: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Figure:
+    """Share right against confidence, empty bins left out. curves: {name: (mean confidence, accuracy, count) of each bin}."""
+    figure, axes = _axes(height=4.4)
+    axes.plot([0, 100], [0, 100], color="#666666", linestyle=":", linewidth=1.2, label="as sure as right")
+    for (name, (confidence, accuracy, count)), color, marker in zip(curves.items(), COLORS, MARKERS):
+        filled = count > 0
+        axes.plot(100 * confidence[filled], 100 * accuracy[filled], color=color, marker=marker, linewidth=1.8, label=name)
+    axes.set_xlabel("confidence (%)")
+    axes.set_ylabel("share right (%)")
+    axes.legend(frameon=False, loc="upper left")
     return figure
 
 
@@ -133,8 +160,8 @@ def learning_curve(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], 
     return figure
 
 
-def confusion(matrix: Tensor, names: Sequence[str]) -> Figure:
-    """Rows are true classes, columns predictions. matrix: int [C, C]."""
+def confusion(matrix: Tensor, names: Sequence[str], columns: str = "predicted") -> Figure:
+    """Rows are true classes, columns predictions. matrix: int [C, C]. Shades are shares of a row."""
     shares = (matrix / matrix.sum(1, keepdim=True).clamp_min(1)).numpy()
     figure = Figure(figsize=(4.6, 4.2), layout="constrained", facecolor="white")
     axes = figure.add_subplot()
@@ -144,7 +171,7 @@ def confusion(matrix: Tensor, names: Sequence[str]) -> Figure:
                   color="white" if shares[row, column] > 0.5 else "#222222")
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("predicted")
+    axes.set_xlabel(columns)
     axes.set_ylabel("true")
     return figure
 

@@ -119,7 +119,7 @@ def finetune(model: ResNetV2, task: Task, rule: HyperRule | None = None, device:
                 micro_batches=micro_batches, resume=resume, checkpoint_every=checkpoint_every, progress=progress)
 
 
-def distill(model: ResNetV2, teacher: ResNetV2, task: Task, rule: HyperRule | None = None,
+def distill(model: ResNetV2, teacher: nn.Module, task: Task, rule: HyperRule | None = None,
             device: str | torch.device = "auto", seed: int = 0, out: str | Path | None = None, *, temperature: float = 1.0,
             alpha: float = 1.0, consistent: bool = True, precision: str = "fp32", micro_batches: int = 1,
             resume: bool = False, checkpoint_every: int = 0, progress: bool | str = True) -> Run:

@@ -48,3 +48,27 @@ def test_plots_draw_what_they_are_given():
     assert isinstance(plots.confusion(torch.tensor([[3, 1], [0, 2]]), "ab"), Figure)
     wrong = plots.mistakes(images, torch.tensor([0, 1, 0, 1, 0]), torch.randn(5, 2), "xy")
     assert " as " in wrong.axes[0].get_title()
+
+
+def test_plots_of_several_seeds():
+    panels = plots.dot_panels({"left": {"A": [0.5, 0.7], "B": [0.1]}, "right": {"A": [0.2, 0.2], "B": [0.3]}})
+    assert [a.get_title() for a in panels.axes] == ["left", "right"]
+    assert [t.get_text() for t in panels.axes[0].get_yticklabels()] == ["A", "B"]
+    assert panels.axes[0].collections[0].get_offsets()[:, 0].tolist() == pytest.approx([50, 70])
+    assert len(plots.dots({"A": [0.5]}).axes) == 1
+
+
+def test_norm_axes_colours_what_shares_a_mean():
+    shown = [axes.images[0].get_array() for axes in plots.norm_axes(4, 8, 2).axes]
+    assert [len(set(panel.flatten().tolist())) for panel in shown] == [8, 4, 32, 8]
+    batch, layer, _, group = shown
+    assert (batch == batch[:1]).all() and (layer == layer[:, :1]).all() and (group[:, 0] == group[:, 3]).all()
+    assert (group[:, 0] != group[:, 4]).all()
+
+
+def test_histograms_and_reliability():
+    bars = plots.histograms({"a": torch.tensor([0.0, 0.01, 1.0, 1.0])}, "x", bins=4).axes[0].patches
+    assert [b.get_height() for b in bars] == [50, 0, 0, 50]
+    bins = torch.tensor([0.2, 0.9]), torch.tensor([0.1, 0.5]), torch.tensor([0, 4])
+    _, line = plots.reliability({"a": bins}).axes[0].lines
+    assert line.get_xdata().tolist() == pytest.approx([90]) and line.get_ydata().tolist() == [50]

@@ -160,3 +160,32 @@ def test_prepare_resizes_once():
     ready = images.prepare(6, "cpu")
     assert ready.batch(torch.tensor([3, 1]), torch.Generator()).shape == (2, 3, 6, 6)
     assert images.images.shape[-1] == 12
+
+
+def test_tiles_do_not_overlap_and_classes_are_quarters():
+    task = load_task("tiles")
+    everything = torch.cat([s.images for s in (task.train, task.val, task.test)]).flatten(1)
+    assert task.num_classes == 12 and len(task.class_names) == 12 and everything.shape[1] == 3 * 24 * 24
+    # 427x640 holds 16x26 squares of 24 pixels in even numbers, 600x512 holds 24x20.
+    assert len(everything) == 2 * 16 * 26 + 24 * 20
+    counts = sum(torch.bincount(s.labels, minlength=12) for s in (task.train, task.val, task.test))
+    assert counts.tolist() == [104] * 8 + [120] * 4
+    assert load_task("tiles").fingerprint == task.fingerprint
+
+
+def test_tiles_of_one_quarter_are_its_pixels():
+    from sklearn.datasets import load_sample_image
+
+    task = load_task("tiles")
+    corner = torch.from_numpy(load_sample_image("china.jpg")[:24, :24].copy()).permute(2, 0, 1)
+    found = [(s.labels[i].item()) for s in (task.train, task.val, task.test) for i in range(len(s))
+             if torch.equal(s.images[i], corner)]
+    assert found == [0]  # temple, top left
+
+
+def test_smallest_glyph_task_is_tested_on_several_drawings_of_each_glyph():
+    small, next_size = load_task("glyphs-xs"), load_task("glyphs-s")
+    assert small.num_classes == 20 and set(small.class_names) < set(next_size.class_names)
+    assert len(small.test) == 20 * len(set(small.test.labels.tolist()))
+    same = [i for i in range(len(small.test)) if small.test.labels[i] == small.test.labels[0]]
+    assert not torch.equal(small.test.images[same[0]], small.test.images[same[1]])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_transfer import rule, tiny
 
-from bitlib import UserError, distill, distillation_loss, finetune, soften
+from bitlib import Ensemble, UserError, distill, distillation_loss, finetune, soften
 from bitlib.evaluate import predict_logits
 
 
@@ -124,3 +124,18 @@ def test_what_cannot_be_taught_says_so(taught):
         distill(tiny(), teacher, toy_task(classes=2), rule(task))
     with pytest.raises(UserError, match="MixUp"):
         distill(tiny(), teacher, task, rule(task, alpha=0.1), consistent=False)
+
+
+def test_an_ensemble_is_the_geometric_mean_and_can_teach():
+    models = [tiny(seed=s) for s in (1, 2)]
+    for model in models:
+        torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(3))
+    ensemble, x = Ensemble(models).eval(), torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    product = (models[0](x).softmax(1) * models[1](x).softmax(1)).sqrt()
+    torch.testing.assert_close(ensemble(x).softmax(1), product / product.sum(1, keepdim=True))
+    task = toy_task()
+    assert ensemble.num_classes == task.num_classes
+    run = distill(tiny(), ensemble, task, rule(), "cpu", progress=False)
+    assert run.config["teacher"].startswith("ensemble of ")
+    with pytest.raises(ValueError, match="one number of classes"):
+        Ensemble([])

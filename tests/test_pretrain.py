@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from conftest import TINY, toy_task
+from conftest import TINY, TINY_BN, toy_task
 
 from bitlib import UserError, resnet
 from bitlib import pretrain as pretrain_module
@@ -51,3 +51,13 @@ def test_interrupted_and_resumed(tmp_path, monkeypatch):
 def test_recipes_are_checked(wrong):
     with pytest.raises(UserError, match=str(next(iter(wrong.values())))):
         Upstream(**wrong)
+
+
+def test_device_batch_changes_batch_norm_and_nothing_else(monkeypatch):
+    monkeypatch.setitem(resnet.ARCHS, "tiny-bn", TINY_BN)
+
+    def losses(arch, size):
+        recipe = Upstream(**{**RECIPE, "arch": arch, "steps": 4, "device_batch": size})
+        return [row["loss"] for row in pretrain(toy_task(), recipe, "cpu", progress=False).history.rows]
+    assert losses("tiny", None) == losses("tiny", 2)
+    assert losses("tiny-bn", None)[1:] != losses("tiny-bn", 2)[1:]

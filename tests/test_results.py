@@ -63,3 +63,34 @@ def test_one_shot_spreads_further_than_five():
     """First chapter: "a spread at one shot that is many times the spread at five"."""
     tuned = load("digits")["finetune"]
     assert stdev(tuned["1"]) > 3 * stdev(tuned["5"])
+
+
+@pytest.mark.parametrize("name", ["batch_size", "device_batch", "distillation"])
+def test_every_cell_has_three_seeds(name):
+    data = load(name)
+    assert data["seeds"] == [0, 1, 2] and data["commit"] and data["torch"] and data["device"]
+    for method in data["methods"]:
+        assert list(data[method]) == [str(s) for s in data["shots"]]
+        assert all(len(values) == 3 and all(0 <= v <= 1 for v in values) for values in data[method].values())
+
+
+def test_chapter_on_norms():
+    """Sentences of chapter 4 about steps of two pictures, and about two pictures a device."""
+    steps = load("batch_size")
+    bn, gn, ws = (means(steps, m) for m in ("bn", "gn", "gn_ws"))
+    assert bn[64] - bn[2] > 0.1  # batch norm at batch 2 is at least 10 points below batch norm at batch 64
+    assert max(bn.values()) > bn[64] > bn[2]  # "gains at first as well, and then its statistics fail it"
+    assert min(gn[2], ws[2]) > bn[2] + 0.1
+    devices = means(load("device_batch"), "bn")
+    assert devices[64] - devices[2] > 0.1
+
+
+def test_chapter_on_distillation():
+    """Sentences of chapter 11 about the length of training."""
+    data = load("distillation")
+    fixed, consistent, matching = (means(data, m) for m in ("fixed", "consistent", "funmatch"))
+    behind = [fixed[steps] - matching[steps] for steps in (100, 300, 1000)]
+    assert behind[0] > 0.05 and behind == sorted(behind, reverse=True)  # "begins far behind and comes closer"
+    assert behind[-1] > 0  # "has not overtaken"
+    assert all(consistent[steps] <= fixed[steps] for steps in fixed)  # "gains nothing over a fixed one"
+    assert fixed[1000] > data["teacher"]  # "reads more test digits than its teacher"

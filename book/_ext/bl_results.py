@@ -48,7 +48,7 @@ def result(name, rawtext, text, lineno, inliner, options=None, content=None):
 
 
 class FewShotFigure(SphinxDirective):
-    """Accuracy against shots for every method of results/NAME.json; the content is the caption."""
+    """Accuracy against shots (or the file's "axis") for every method of results/NAME.json; the content is the caption."""
 
     required_arguments = 1
     has_content = True
@@ -62,7 +62,7 @@ class FewShotFigure(SphinxDirective):
 
 
 class ResultTable(SphinxDirective):
-    """All cells of results/NAME.json: methods down, shots across."""
+    """All cells of results/NAME.json: methods down, shots (or what "column" says) across."""
 
     required_arguments = 1
 
@@ -76,7 +76,7 @@ class ResultTable(SphinxDirective):
 
         def row(cells):
             return nodes.row("", *(nodes.entry("", nodes.paragraph("", cell)) for cell in cells))
-        head += row(["", *(f"{s}-shot" for s in shots)])
+        head += row(["", *(data.get("column", "{}-shot").format(s) for s in shots)])
         for key, label in data["methods"].items():
             body += row([label, *("{:.1f} ± {:.1f}".format(*summary(data[key][s])) for s in shots)])
         group += [head, body]
@@ -86,7 +86,7 @@ class ResultTable(SphinxDirective):
 
 def draw(data):
     """One SVG: lines are means, bars one standard deviation. Colours are the page's, by class."""
-    shots = data["shots"]
+    shots, axis = data["shots"], html.escape(data.get("axis", "training pictures a class"))
     low = math.log(shots[0])
     x = {s: LEFT + (math.log(s) - low) / (math.log(shots[-1]) - low) * (WIDTH - LEFT - RIGHT - 16) + 8 for s in shots}
 
@@ -101,7 +101,7 @@ def draw(data):
                      f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick}</text>')
     for s in shots:
         parts.append(f'<text x="{x[s]:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{s}</text>')
-    parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 4}" text-anchor="middle">training pictures a class</text>')
+    parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{axis}</text>')
     marks = ("M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0", "M-4,-4h8v8h-8z", "M0,-5L5,4H-5z", "M0,-5L5,0L0,5L-5,0z")
     rows = 18 * len(data["methods"])
     parts.append(f'<rect class="legend" x="{WIDTH - 206}" y="{HEIGHT - BOTTOM - 10 - rows}" width="190" height="{rows + 6}"/>')
@@ -116,7 +116,7 @@ def draw(data):
                      f'<path d="{marks[i]}" transform="translate({WIDTH - 196},{line_y - 4})"/></g>'
                      f'<text x="{WIDTH - 184}" y="{line_y}">{html.escape(label)}</text>')
         spoken.append(f"{label}: " + ", ".join(f"{m:.0f} at {s}" for s, (m, _) in stats.items()))
-    alt = html.escape("Test accuracy in per cent against training pictures a class. " + "; ".join(spoken) + ".")
+    alt = html.escape(f"Test accuracy in per cent against {axis}. " + "; ".join(spoken) + ".")
     return (f'<svg class="bl-plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{alt}">{"".join(parts)}</svg>')
 
 

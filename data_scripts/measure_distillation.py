@@ -1,0 +1,52 @@
+"""Distil glyphs-L, fine-tuned on 10 digits a class, into a tiny student in three ways; write results/distillation.json.
+
+    python data_scripts/measure_distillation.py
+fixed: the teacher judges every whole picture once. consistent: it sees the student's crops. function matching: and its
+MixUp, with a weight drawn evenly from 0 to 1. Interrupt it when you like; the same command goes on where it stopped.
+"""
+import argparse
+from functools import partial
+from itertools import product
+
+from record import Cells, record
+from tqdm import tqdm
+
+import bitlib
+from bitlib.trainer import pick_device
+
+STEPS, SEEDS = (100, 300, 1000), range(3)
+WAYS = {"fixed": ("fixed teacher", False, 0.0), "consistent": ("consistent teacher", True, 0.0),
+        "funmatch": ("function matching", True, 1.0)}  # Beta(1, 1) is the even distribution
+RECIPE = {"base_lr": 0.1, "batch_size": 32, "resolution": (36, 32)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    device, task = pick_device(parser.parse_args().device), bitlib.load_task("digits")
+    cells = Cells("distillation", {"task": task.fingerprint, "recipe": RECIPE})
+    teacher = bitlib.finetune(bitlib.create_model("glyphs-L", task.num_classes, pretrained=True), task.few_shot(10, 0), None,
+                              device, progress="teacher")
+
+    def accuracy(consistent: bool, alpha: float, steps: int, seed: int) -> float:
+        rule = bitlib.HyperRule(len(task.train), (32, 32)).adapted(steps=steps, alpha=alpha, **RECIPE)
+        return bitlib.distill(bitlib.create_model("tiny", task.num_classes, seed=seed), teacher.model, task, rule, device, seed,
+                              consistent=consistent, progress=False).test_accuracy
+
+    measured = {}
+    with tqdm(total=len(WAYS) * len(STEPS) * len(SEEDS), unit="run") as bar:
+        for key, (_, consistent, alpha) in WAYS.items():
+            measured[key] = {str(steps): [] for steps in STEPS}
+            for steps, seed in product(STEPS, SEEDS):
+                run = partial(accuracy, consistent, alpha, steps, seed)
+                measured[key][str(steps)].append(cells(f"{key} {steps} {seed}", run))
+                bar.update()
+    record("distillation", {
+        "task": task.name, "fingerprint": task.fingerprint, "n_test": len(task.test), "seeds": list(SEEDS), "shots": STEPS,
+        "axis": "steps", "column": "{} steps", "recipe": RECIPE, "teacher": teacher.test_accuracy,
+        "methods": {key: label for key, (label, *_) in WAYS.items()}, **measured}, device)
+    cells.clear()
+
+
+if __name__ == "__main__":
+    main()
