@@ -17,7 +17,7 @@ book: env  ## build the website into _build/html
 	$(BIN)/python data_scripts/check_book.py
 
 test: book  ## build the website, then run all tests and all notebooks
-	$(BIN)/python -m pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=180 \
+	$(BIN)/python -m pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=600 \
 		--nbval-sanitize-with=tests/nbval_sanitize.cfg
 
 lab: env  ## open the notebooks in JupyterLab
