@@ -45,7 +45,7 @@ MODELS = {
 }
 # How the HyperRule is adapted to these models; bitlib.transfer.recipe_for reads it.
 RECIPES = {"glyphs": {"shrink": 10, "batch_size": 32, "base_lr": 0.03, "resolution": [36, 32]},
-           "photos": {"shrink": 2, "batch_size": 32, "base_lr": 0.03, "resolution": [36, 32]}}
+           "photos": {"shrink": 5, "batch_size": 32, "base_lr": 0.03, "resolution": [36, 32]}}
 
 CARD = """# {name}
 
