@@ -142,13 +142,15 @@ def live_freezing(name: str, task, steps: int = 25) -> object:
     from .transfer import default_rule
 
     shots = widgets.SelectionSlider(options=(1, 5, 25), value=5, description="shots", continuous_update=False)
-    depth = widgets.SelectionSlider(options=[("head", "head"), ("stage 4", "stage4"), ("stage 3", "stage3"),
-                                             ("everything", None)], description="train", continuous_update=False)
+    # A slider cannot hold None, which is how `freeze` calls for training everything.
+    depth = widgets.SelectionSlider(options=("head", "stage4", "stage3", "everything"), description="train from",
+                                    continuous_update=False)
     answer = widgets.Label()
 
     def run(_=None) -> None:
         few = task.few_shot(shots.value, 0)
-        model = freeze(create_model(name, task.num_classes, pretrained=True), depth.value)
+        model = freeze(create_model(name, task.num_classes, pretrained=True),
+                       None if depth.value == "everything" else depth.value)
         done = finetune(model, few, default_rule(model, few).adapted(steps=steps), "cpu", progress=False)
         share = sum(p.numel() for p in model.parameters() if p.requires_grad) / sum(p.numel() for p in model.parameters())
         answer.value = (f"{share:.1%} of the weights trained: {done.evaluate('train').accuracy:.0%} of the training "

@@ -98,7 +98,7 @@ def dot_panels(panels: Mapping[str, Mapping[str, Sequence[float]]], xlabel: str 
 def histograms(values: Mapping[str, Tensor], xlabel: str, bins: int = 20) -> Figure:
     """Shares of values from 0 to 1 in equal bins, one panel each. values: {title: float [N]}."""
     figure = Figure(figsize=(7.2, 2.4), layout="constrained", facecolor="white")
-    for axes, (title, v), color in zip(figure.subplots(1, len(values), sharey=True), values.items(), COLORS):
+    for axes, (title, v), color in zip(figure.subplots(1, len(values), sharey=True, squeeze=False)[0], values.items(), COLORS):
         share = np.histogram(v.numpy(), bins, (0, 1))[0] / len(v)
         axes.bar((np.arange(bins) + 0.5) / bins, 100 * share, 0.9 / bins, color=color)
         axes.set_title(title, fontsize=10)

@@ -135,7 +135,7 @@ def test_an_ensemble_is_the_geometric_mean_and_can_teach():
     torch.testing.assert_close(ensemble(x).softmax(1), product / product.sum(1, keepdim=True))
     task = toy_task()
     assert ensemble.num_classes == task.num_classes
-    run = distill(tiny(), ensemble, task, rule(), "cpu", progress=False)
+    run = distill(tiny(), ensemble, task, rule(task, 2), "cpu", progress=False)
     assert run.config["teacher"].startswith("ensemble of ")
     with pytest.raises(ValueError, match="one number of classes"):
         Ensemble([])
