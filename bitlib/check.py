@@ -5,6 +5,7 @@ cases worked out beforehand and climbs a ladder of hints.
 """
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,10 +15,10 @@ class ClaimFailed(AssertionError):
 
 
 def claim(sentence: str, holds) -> None:
-    """State a measured result: prints one fixed line, or raises ClaimFailed and so fails the notebook."""
+    """State a measured result: prints it, always the same, or raises ClaimFailed and so fails the notebook."""
     if not bool(holds):
         raise ClaimFailed(f"this does not hold here: {sentence}")
-    print(f"claim holds: {sentence}")
+    print(textwrap.fill(f"claim holds: {sentence}", 78, subsequent_indent="    "))
 
 
 @dataclass

@@ -16,7 +16,7 @@ from bitlib.trainer import pick_device
 TASK, PICTURES, LARGEST, LR = "glyphs-xs", 12_800, 64, 0.2
 SIZES, SEEDS = (2, 4, 16, 64), range(3)
 NORMS = {"bn": ("batch norm", "tiny-bn"), "gn": ("group norm", "tiny-gn"),
-         "gn_ws": ("group norm, standardised weights", "tiny")}
+         "gn_ws": ("group norm with WS", "tiny")}
 
 
 def recipe(arch: str, batch_size: int, device_batch: int | None = None) -> Upstream:

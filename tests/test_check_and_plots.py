@@ -72,3 +72,9 @@ def test_histograms_and_reliability():
     bins = torch.tensor([0.2, 0.9]), torch.tensor([0.1, 0.5]), torch.tensor([0, 4])
     _, line = plots.reliability({"a": bins}).axes[0].lines
     assert line.get_xdata().tolist() == pytest.approx([90]) and line.get_ydata().tolist() == [50]
+
+
+def test_long_claims_wrap(capsys):
+    claim("long " * 30, True)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and all(len(line) <= 78 for line in lines) and lines[1].startswith("    long")
