@@ -101,6 +101,12 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="one JSON object a line")
     compute(sub)
 
+    sub = command("export", run_export, "write a trained model as an ONNX file, for other programs")
+    sub.add_argument("model", metavar="MODEL", help="a folder that finetune wrote, or a model file")
+    sub.add_argument("out", metavar="FILE.onnx")
+    sub.add_argument("--features", action="store_true", help="give the pooled features instead of the classes' logits")
+    sub.add_argument("--half", action="store_true", help="store the weights of a 16-bit model in 16 bits")
+
     sub = command("pretrain", run_pretrain, "train a network from random weights, for others to start from")
     data(sub)
     sub.add_argument("--arch", default="small", help="architecture: small, medium, small-bn, R50x1, ... "
@@ -276,6 +282,20 @@ def run_predict(args) -> None:
             print(json.dumps({"picture": str(path), "classes": dict(answers)}, ensure_ascii=False))
         else:
             print("\t".join([str(path), *(f"{name}\t{p:.3f}" for name, p in answers)]))
+
+
+def run_export(args) -> None:
+    """`bitlib export`."""
+    from .export import export_onnx
+
+    model, out = _load_trained(args.model), Path(args.out)
+    _writable(out.parent, True)
+    side = model.info.crop
+    export_onnx(model, out, side, features=args.features, half=args.half,
+                metadata={"class_names": json.dumps(model.info.class_names, ensure_ascii=False), "side": str(side)})
+    print(f"x: float [N, 3, {side}, {side}], red green blue from -1 to 1")
+    print(f"{'features' if args.features else 'logits'}: float [N, {model.num_features if args.features else model.num_classes}]")
+    print(f"written to {out}")
 
 
 def run_pretrain(args) -> None:

@@ -5,6 +5,8 @@ weights, and every norm of the body is a group norm (paper section 3.3; official
 """
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -102,3 +104,20 @@ def split_batch_norm(model: nn.Module, device_batch: int | None) -> nn.Module:
                 norm.device_batch = device_batch
                 setattr(parent, name, norm.train(child.training))
     return model
+
+
+def fold_standardized(model: nn.Module) -> nn.Module:
+    """A copy of the model whose convolutions hold their standardised weights: the same outputs, less work. For inference.
+
+    The copy is in evaluation mode. Train the original: a step on folded weights would leave what standardisation allows.
+    """
+    folded = copy.deepcopy(model).eval()
+    for parent in list(folded.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, StdConv2d):
+                conv = nn.Conv2d(child.in_channels, child.out_channels, child.kernel_size, child.stride, child.padding,
+                                 child.dilation, child.groups, child.bias is not None, device="meta")
+                conv.weight = nn.Parameter(standardize_weight(child.weight.detach()))
+                conv.bias = child.bias
+                setattr(parent, name, conv.eval())
+    return folded

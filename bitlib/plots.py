@@ -64,6 +64,15 @@ def few_shot_curve(results: Mapping[str, Mapping[int, Sequence[float]]], chance:
     return figure
 
 
+def bars(values: Mapping[str, float], xlabel: str) -> Figure:
+    """One horizontal bar a name. values: {name: number}."""
+    figure, axes = _axes(height=0.8 + 0.28 * len(values))
+    axes.barh(list(values), list(values.values()), color=COLORS[0])
+    axes.invert_yaxis()
+    axes.set_xlabel(xlabel)
+    return figure
+
+
 def dots(results: Mapping[str, Sequence[float]], xlabel: str = "accuracy (%)", scale: float = 100) -> Figure:
     """One row a method: faint points are single seeds, the bar is mean and one standard deviation.
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from browser import browser, site, visit  # noqa: F401  fixtures
 
 from bitlib.data.task import ArrayImages, Task
 from bitlib.resnet import Arch

@@ -1,0 +1,104 @@
+// What every figure shares. It is put in front of each module's text, because a live widget is loaded from one blob and
+// cannot import; so this file has neither imports nor exports.
+
+// node("svg:rect", {x: 1}, child...): an element with attributes and children; false, null and undefined are left out.
+function node(tag, attributes = {}, ...children) {
+  const element = tag.startsWith("svg:")
+    ? document.createElementNS("http://www.w3.org/2000/svg", tag.slice(4)) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+function put(model, changes) {
+  for (const [name, value] of Object.entries(changes)) model.set(name, value);
+  model.save_changes();
+}
+
+// A labelled slider for a trait whose limits stand in the trait "limits": [low, high, step], a list {of: [...]} to choose
+// from, or [low, high, step, "log"]. show(value) is the text beside it, and what a screen reader says.
+function slider(model, name, label, show = String) {
+  const limits = model.get("limits")[name];
+  const log = limits[3] === "log";
+  const list = limits.of;
+  const toPlace = (v) => (list ? nearest(list, v) : log ? Math.log(v / limits[0]) / Math.log(limits[1] / limits[0]) * 200 : v);
+  const toValue = (p) => (list ? list[p] : log ? snap(limits[0] * (limits[1] / limits[0]) ** (p / 200), limits) : p);
+  const [min, max, step] = list ? [0, list.length - 1, 1] : log ? [0, 200, 1] : limits;
+  const input = node("input", { type: "range", min, max, step, "data-trait": name });
+  const output = node("output");
+  input.addEventListener("input", () => put(model, { [name]: toValue(+input.value) }));
+  const place = () => {
+    input.value = toPlace(model.get(name));
+    output.textContent = show(model.get(name));
+    input.setAttribute("aria-valuetext", output.textContent);
+  };
+  model.on("change:" + name, place);
+  place();
+  return node("label", { class: "bl-x-slider" }, node("span", {}, label), input, output);
+}
+
+const nearest = (list, v) => list.reduce((best, x, i) => (Math.abs(x - v) < Math.abs(list[best] - v) ? i : best), 0);
+
+// Three digits are enough on a logarithmic scale; the step is the grain at the low end.
+function snap(v, [low, high, step]) {
+  const grain = Math.max(step, 10 ** (Math.floor(Math.log10(v)) - 2));
+  return Math.min(high, Math.max(low, +(Math.round(v / grain) * grain).toPrecision(12)));
+}
+
+let groups = 0;
+
+// A row of radio buttons for a trait; options: [value, text] pairs.
+function choice(model, name, label, options) {
+  const group = `bl-x-${++groups}-${Math.floor(performance.now())}`;
+  const inputs = options.map(([value]) => node("input", { type: "radio", name: group, value, "data-trait": name }));
+  inputs.forEach((input, i) => input.addEventListener("change", () => put(model, { [name]: options[i][0] })));
+  const place = () => inputs.forEach((input, i) => { input.checked = options[i][0] === model.get(name); });
+  model.on("change:" + name, place);
+  place();
+  return node("fieldset", { class: "bl-x-choice" }, node("legend", {}, label),
+    ...inputs.map((input, i) => node("label", {}, input, node("span", {}, options[i][1]))));
+}
+
+function button(text, act) {
+  const b = node("button", { type: "button", class: "bl-x-button" }, text);
+  b.addEventListener("click", act);
+  return b;
+}
+
+// Draw now, and again whenever one of the traits changes. Returns what stops it.
+function watch(model, names, draw) {
+  for (const name of names) model.on("change:" + name, draw);
+  draw();
+  return () => { for (const name of names) model.off("change:" + name, draw); };
+}
+
+const decode = (base64) => Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+
+// Numbers from 0 to 1 that depend on the seed alone (mulberry32).
+function random(seed) {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = Math.imul(state ^ (state >>> 15), state | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+}
+
+const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
+const deviation = (values, m = mean(values)) => Math.sqrt(mean(values.map((v) => (v - m) ** 2)));
+
+// Pixels [3, side, side] from 0 to 255 on a canvas, for a screen reader under the name `label`.
+function paint(canvas, pixels, side, label) {
+  canvas.width = canvas.height = side;
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", label);
+  const context = canvas.getContext("2d"), data = context.createImageData(side, side), plane = side * side;
+  for (let i = 0; i < plane; i++) {
+    for (let c = 0; c < 3; c++) data.data[4 * i + c] = Math.round(pixels[c * plane + i]);
+    data.data[4 * i + 3] = 255;
+  }
+  context.putImageData(data, 0, 0);
+}

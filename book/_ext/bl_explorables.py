@@ -1,0 +1,66 @@
+"""Interactive figures on the website: their modules and the runtime in one script, and a directive for Markdown pages.
+
+```{explorable} Softmax``` shows bitlib.explore.Softmax.example(); with `:results: NAME` the figure is made from
+results/NAME.json. A classic script and not a module, because browsers load no modules from file://.
+"""
+import json
+from pathlib import Path
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.util.docutils import SphinxDirective
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SOURCES = ROOT / "bitlib" / "explorables"
+MADE = ROOT / "_build" / "made"  # files for the website that are made, not kept
+
+
+def write_script(app):
+    """_static/explorables.js: every module as text, with what they share in front, and the runtime that mounts them."""
+    kit = (SOURCES / "kit.mjs").read_text("utf8")
+    modules = {p.stem: p.read_text("utf8") for p in sorted(SOURCES.glob("*.mjs")) if p.stem != "kit"}
+    runtime = (Path(__file__).parent / "explorables_runtime.js").read_text("utf8")
+    script = f"const BL_KIT = {json.dumps(kit)};\nconst BL_MODULES = {json.dumps(modules)};\n{runtime}"
+    MADE.mkdir(parents=True, exist_ok=True)
+    (MADE / "explorables.js").write_text(script, "utf8")
+    (MADE / "explorables.css").write_text((SOURCES / "explorables.css").read_text("utf8"), "utf8")
+    app.config.html_static_path.append(str(MADE))
+
+
+class Explorable(SphinxDirective):
+    """The content is the caption."""
+
+    required_arguments = 1
+    has_content = True
+    option_spec = {"results": directives.unchanged_required}
+
+    def run(self):
+        from bitlib import explore
+
+        kind = getattr(explore, self.arguments[0])
+        if name := self.options.get("results"):
+            path = ROOT / "results" / f"{name}.json"
+            self.env.note_dependency(str(path))
+            figure = kind.of(json.loads(path.read_text("utf8")))
+        else:
+            figure = kind.example()
+        # Sphinx copies scripts only when it has a page to write.
+        for source in (*SOURCES.iterdir(), Path(explore.__file__), Path(__file__).parent / "explorables_runtime.js"):
+            self.env.note_dependency(str(source))
+        result = nodes.figure("", nodes.raw("", figure.static_html(), format="html"), classes=["bl-figure"])
+        result += nodes.caption("", "", *self.state.inline_text(" ".join(self.content), self.lineno)[0])
+        return [result]
+
+
+def add_script(app, pagename, templatename, context, doctree):
+    """Only pages that hold a figure load the script."""
+    if 'class="bl-explorable"' in context.get("body", ""):
+        app.add_js_file("explorables.js", defer="defer")
+        app.add_css_file("explorables.css")
+
+
+def setup(app):
+    app.connect("builder-inited", write_script)
+    app.connect("html-page-context", add_script)
+    app.add_directive("explorable", Explorable)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,91 @@
+"""The page on which a reader trains a head in the browser: the network as ONNX, the digits, and the page's own parts.
+
+What is made goes to _build/made/playground, and is made again when the weights or the exporter change.
+"""
+import base64
+import hashlib
+import json
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+MADE = ROOT / "_build" / "made" / "playground"
+MODEL, SIDE = "glyphs-L", 32
+
+PARTS = """
+<div class="bl-playground bl-x" data-state="loading">
+ <p data-part="status" role="status">This page needs JavaScript and a web server; opened from a folder, a browser does not let it load the network.</p>
+ <div class="bl-play-top">
+  <div><canvas class="bl-pad bl-try" data-part="try" width="220" height="220" role="img" aria-label="Draw here to try"></canvas>
+   <p><button type="button" class="bl-x-button" data-part="clear">Clear</button>
+   <label class="bl-file"><input type="file" accept="image/*" data-part="try-file" aria-label="A picture to try">or choose a picture</label></p></div>
+  <div class="bl-play-answer"><p data-part="verdict" aria-live="polite"></p>
+   <table><thead><tr><th scope="col">class</th><th scope="col">with the network</th><th scope="col">from pixels</th></tr></thead>
+   <tbody data-part="guesses"></tbody></table></div>
+ </div>
+ <p class="bl-play-buttons"><button type="button" class="bl-x-button" data-part="own">Start with my own classes</button>
+  <button type="button" class="bl-x-button" data-part="ten">Start with ten digits</button>
+  <button type="button" class="bl-x-button" data-part="add-class">Add a class</button></p>
+ <ol class="bl-classes" data-part="classes"></ol>
+ <div data-part="digits" hidden>
+  <p class="bl-play-buttons"><button type="button" class="bl-x-button" data-part="add-digits">Add a real digit to every class</button>
+   <label>Draw of the digits <input type="number" data-part="draw" min="0" max="4" value="0"></label></p>
+  <p data-part="result" aria-live="polite"></p>
+  <svg data-part="chart" viewBox="0 0 360 246" role="img" aria-label="Accuracy against examples a class"></svg>
+  <p class="bl-x-small">Line: the published curve of a linear head on the same features, mean of five draws. Filled dots: your
+  head. Open dots: the same head on pixels.</p>
+ </div>
+ <p class="bl-play-buttons"><button type="button" class="bl-x-button" data-part="export">Save the examples as a file</button>
+  <label class="bl-file"><input type="file" accept="application/json,.json" data-part="import" aria-label="A file of examples">or open such a file</label></p>
+</div>
+"""
+
+
+def made_from() -> str:
+    """A mark that changes with the weights, the exporter and the digits' results."""
+    parts = [ROOT / "bitlib" / "pretrained" / f"{MODEL}.safetensors", ROOT / "bitlib" / "export.py",
+             ROOT / "bitlib" / "norm.py", ROOT / "results" / "digits.json", Path(__file__)]
+    return hashlib.sha256(b"".join(hashlib.sha256(p.read_bytes()).digest() for p in parts)).hexdigest()
+
+
+def make(app):
+    stamp, mark = MADE.parent.parent / "playground.made_from", made_from()
+    if stamp.exists() and stamp.read_text() == mark:
+        return
+    from bitlib import create_model, load_task
+    from bitlib.data.task import few_shot_indices
+    from bitlib.export import export_onnx
+
+    MADE.mkdir(parents=True, exist_ok=True)
+    export_onnx(create_model(MODEL, pretrained=True), MADE / "features.onnx", SIDE, features=True, half=True)
+    task = load_task("digits")
+    splits = {name: {"images": base64.b64encode(split.images[:, 0].numpy().tobytes()).decode(), "labels": split.labels.tolist()}
+              for name, split in (("train", task.train), ("test", task.test))}
+    # The first k of a class are the k-shot draw of that seed, for every k.
+    orders = [few_shot_indices(task.train.labels, 25, seed).view(10, 25).tolist() for seed in range(5)]
+    results = json.loads((ROOT / "results" / "digits.json").read_text("utf8"))
+    content = {**splits, "orders": orders, "curve": {"accuracy": results["linear_probe"]}}
+    (MADE / "digits.json").write_text(json.dumps(content, separators=(",", ":")))
+    stamp.write_text(mark)
+
+
+class Playground(SphinxDirective):
+    def run(self):
+        for source in (ROOT / "book" / "static" / "playground").iterdir():  # copied only when a page is written
+            self.env.note_dependency(str(source))
+        return [nodes.raw("", PARTS, format="html")]
+
+
+def add_script(app, pagename, templatename, context, doctree):
+    if 'class="bl-playground' in context.get("body", ""):
+        app.add_js_file("playground/playground.mjs", type="module")
+        app.add_css_file("explorables.css")
+
+
+def setup(app):
+    app.connect("builder-inited", make)
+    app.connect("html-page-context", add_script)
+    app.add_directive("playground", Playground)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,336 @@
+// The page "Few-shot learning in your browser": classes, their examples, a canvas to try, and the curve on real digits.
+import { LENGTH, blocks, fromBase64, fromDrawing, fromFile, paint, toBase64 } from "./pictures.mjs";
+
+const MOST_CLASSES = 10, MOST_EXAMPLES = 100, PAUSE = 900; // milliseconds after which a drawing counts as finished
+const root = document.querySelector(".bl-playground");
+const find = (name) => root.querySelector(`[data-part="${name}"]`);
+const say = (text) => { find("status").textContent = text; };
+
+// --- the worker: ask(what, given) -> a promise of its answer ----------------------------------------------------------
+const worker = new Worker(new URL("worker.mjs", import.meta.url), { type: "module" });
+const waiting = new Map();
+let asked = 0;
+worker.onmessage = ({ data }) => {
+  const { resolve, reject } = waiting.get(data.id);
+  waiting.delete(data.id);
+  if (data.error) reject(new Error(data.error));
+  else resolve(data);
+};
+function ask(what, given = {}) {
+  return new Promise((resolve, reject) => {
+    waiting.set(++asked, { resolve, reject });
+    worker.postMessage({ id: asked, what, ...given });
+  });
+}
+
+// --- state: classes with examples {pixels, features, coarse} ----------------------------------------------------------
+let classes = [], draw = 0, measured = [], curve = null, ready = false;
+const digitsOnly = () => classes.every((c) => /^[0-9]$/.test(c.name));
+
+async function addExamples(target, pictures) {
+  if (!ready) { say("One moment: the network is still loading."); return; }
+  const room = MOST_EXAMPLES - target.examples.length;
+  if (pictures.length > room) say(`A class holds ${MOST_EXAMPLES} examples at most; ${pictures.length - room} were left out.`);
+  const some = pictures.slice(0, room), pixels = new Uint8Array(LENGTH * some.length);
+  if (!some.length) return;
+  some.forEach((p, i) => pixels.set(p, i * LENGTH));
+  const { features } = await ask("features", { pixels }), width = features.length / some.length;
+  some.forEach((p, i) => target.examples.push({
+    pixels: p, features: features.slice(i * width, (i + 1) * width), coarse: blocks(p) }));
+}
+
+// --- fitting: at once, after every change; while one fit runs, only the latest change waits -----------------------------
+let fitting = false, again = false;
+async function refit() {
+  show();
+  if (fitting) { again = true; return; }
+  fitting = true;
+  do {
+    again = false;
+    const known = classes.filter((c) => c.examples.length);
+    if (known.length < 2) {
+      await ask("forget");
+      say(classes.length < 2 ? "Add a second class." : "Give at least two classes an example.");
+      find("result").textContent = "";
+    } else {
+      const all = known.flatMap((c, label) => c.examples.map((e) => ({ ...e, label })));
+      const { test } = await ask("fit", { features: join(all.map((e) => e.features)), pixels: join(all.map((e) => e.coarse)),
+        labels: all.map((e) => e.label), names: known.map((c) => c.name) });
+      root.dataset.fitted = String(1 + Number(root.dataset.fitted ?? 0));
+      say(`Fitted to ${all.length} examples of ${known.length} classes.`);
+      report(test, all.length / known.length, known.length);
+    }
+    await classify();
+  } while (again);
+  fitting = false;
+}
+
+function join(arrays) {
+  const out = new Float32Array(arrays.reduce((n, a) => n + a.length, 0));
+  arrays.reduce((at, a) => { out.set(a, at); return at + a.length; }, 0);
+  return out;
+}
+
+function report(test, shots, known) {
+  find("digits").hidden = !test;
+  if (!test) { find("result").textContent = ""; return; }
+  const percent = (v) => (100 * v).toFixed(1) + " %";
+  Object.assign(find("result").dataset, { network: test.network, pixels: test.pixels });
+  find("result").textContent = `On ${test.count} real digits that were held out: ${percent(test.network)} right; `
+    + `without the network, from pixels, ${percent(test.pixels)}.`;
+  // Only all ten classes can stand beside the published curve.
+  if (known === 10) measured = [...measured.filter((m) => m.shots !== shots), { shots, ...test }].slice(-40);
+  plot();
+}
+
+// --- trying -----------------------------------------------------------------------------------------------------------
+let trying = false, latest = false;
+async function classify() {
+  latest = true;
+  if (trying || !ready) return;
+  trying = true;
+  while (latest) {
+    latest = false;
+    const known = classes.filter((c) => c.examples.length), pixels = tryPad.pixels();
+    const answer = pixels && known.length > 1 ? await ask("classify", { pixels }) : { network: null };
+    guesses(known, answer);
+  }
+  trying = false;
+}
+
+function guesses(known, { network, pixels }) {
+  const table = find("guesses");
+  if (!network || network.length !== known.length) { table.replaceChildren(); find("verdict").textContent = ""; return; }
+  const order = known.map((_, i) => i).sort((a, b) => network[b] - network[a]);
+  table.replaceChildren(...order.slice(0, 5).map((i) => element("tr", {}, element("th", { scope: "row" }, known[i].name),
+    ...[network[i], pixels[i]].map((p) => element("td", { "data-p": p }, element("span", { class: "bl-x-bar", style: `width:${100 * p}%` }),
+      element("span", { class: "bl-x-number" }, `${(100 * p).toFixed(0)} %`))))));
+  const best = order[0], other = pixels.indexOf(Math.max(...pixels));
+  find("verdict").textContent = `${known[best].name}, ${(100 * network[best]).toFixed(0)} % sure. `
+    + `Pixels alone say ${other === best ? "the same" : known[other].name}.`;
+}
+
+// --- drawing ----------------------------------------------------------------------------------------------------------
+// A pad to draw on. onStroke: after every movement; onRest: after a pause.
+class Pad {
+  constructor(canvas, onStroke, onRest) {
+    this.canvas = canvas;
+    this.context = canvas.getContext("2d", { willReadFrequently: true });
+    let last = null, timer;
+    const place = (event) => {
+      const box = canvas.getBoundingClientRect();
+      return [(event.clientX - box.left) * canvas.width / box.width, (event.clientY - box.top) * canvas.height / box.height];
+    };
+    canvas.addEventListener("pointerdown", (event) => {
+      event.preventDefault();
+      if (this.picture) this.clear(); // one does not draw on a photograph
+      canvas.setPointerCapture(event.pointerId);
+      clearTimeout(timer);
+      last = place(event);
+      this.line(last, last);
+      onStroke();
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      if (!last) return;
+      for (const e of event.getCoalescedEvents?.() ?? [event]) { const p = place(e); this.line(last, p); last = p; }
+      onStroke();
+    });
+    for (const end of ["pointerup", "pointercancel"]) {
+      canvas.addEventListener(end, () => { if (last) { last = null; timer = setTimeout(onRest, PAUSE); } });
+    }
+  }
+  line([x, y], [u, v]) {
+    Object.assign(this.context, { lineWidth: this.canvas.width / 11, lineCap: "round", lineJoin: "round", strokeStyle: "#fff" });
+    this.context.beginPath();
+    this.context.moveTo(x, y);
+    this.context.lineTo(u + 0.01, v);
+    this.context.stroke();
+  }
+  clear() { this.context.clearRect(0, 0, this.canvas.width, this.canvas.height); this.picture = null; }
+  pixels() { return this.picture ?? fromDrawing(this.canvas, digitsOnly()); }
+}
+
+const tryPad = new Pad(find("try"), () => classify(), () => {});
+find("clear").addEventListener("click", () => { tryPad.clear(); classify(); });
+pictureInput(find("try-file"), find("try"), async ([file]) => tryPicture(await fromFile(file)));
+
+async function tryPicture(pixels) {
+  const small = document.createElement("canvas");
+  paint(small, pixels);
+  tryPad.clear();
+  tryPad.context.drawImage(small, 0, 0, tryPad.canvas.width, tryPad.canvas.height);
+  tryPad.picture = pixels;
+  await classify();
+}
+
+// Files from an input, or dropped on a place; unreadable ones are named.
+function pictureInput(input, target, use) {
+  const take = async (files) => {
+    try { if (files.length) await use([...files]); } catch { say("That file is no picture that this browser can read."); }
+  };
+  input.addEventListener("change", () => { take(input.files); input.value = ""; });
+  target.addEventListener("dragover", (event) => event.preventDefault());
+  target.addEventListener("drop", (event) => { event.preventDefault(); take([...event.dataTransfer.files]); });
+}
+
+// --- the page ---------------------------------------------------------------------------------------------------------
+function element(tag, attributes = {}, ...children) {
+  const e = document.createElement(tag);
+  for (const [k, v] of Object.entries(attributes)) if (v !== null && v !== undefined) e.setAttribute(k, v);
+  e.append(...children);
+  return e;
+}
+
+function card(c) {
+  const name = element("input", { type: "text", value: c.name, maxlength: 24, "aria-label": "Name of the class" });
+  name.addEventListener("change", () => { c.name = name.value.trim() || c.name; name.value = c.name; describe(); measured = []; refit(); });
+  const canvas = element("canvas", { width: 140, height: 140, class: "bl-pad", role: "img" });
+  const pad = new Pad(canvas, () => {}, async () => {
+    const pixels = pad.pixels();
+    pad.clear();
+    if (pixels) { await addExamples(c, [pixels]); refit(); }
+  });
+  const files = element("input", { type: "file", accept: "image/*", multiple: "" });
+  const remove = element("button", { type: "button", class: "bl-x-button" }, "Remove");
+  remove.addEventListener("click", () => { classes = classes.filter((other) => other !== c); measured = []; build(); refit(); });
+  c.shelf = element("div", { class: "bl-shelf" });
+  const box = element("li", {}, element("div", { class: "bl-class-head" }, name, remove), canvas,
+    element("label", { class: "bl-file" }, files, "or choose pictures"), c.shelf);
+  const describe = () => {
+    canvas.setAttribute("aria-label", `Draw an example of ${c.name} here, or drop pictures`);
+    remove.setAttribute("aria-label", `Remove the class ${c.name}`);
+    files.setAttribute("aria-label", `Pictures of ${c.name}`);
+  };
+  describe();
+  pictureInput(files, box, async (list) => {
+    const pictures = [];
+    for (const file of list) pictures.push(await fromFile(file));
+    await addExamples(c, pictures);
+    refit();
+  });
+  return box;
+}
+
+function build() {
+  find("classes").replaceChildren(...classes.map(card));
+}
+
+function show() {
+  for (const c of classes) {
+    c.shelf.replaceChildren(...c.examples.slice(-12).map((example) => {
+      const canvas = element("canvas"), button = element("button", { type: "button", "aria-label": `Remove this example of ${c.name}` }, canvas);
+      paint(canvas, example.pixels);
+      button.addEventListener("click", () => { c.examples = c.examples.filter((e) => e !== example); refit(); });
+      return button;
+    }), ...(c.examples.length > 12 ? [`and ${c.examples.length - 12} more`] : []));
+  }
+  find("add-class").disabled = classes.length >= MOST_CLASSES;
+  find("add-digits").disabled = !ready || !digitsOnly() || !classes.length || classes.some((c) => c.examples.length >= 25);
+}
+
+function plot() {
+  if (!curve) return;
+  const shots = [1, 2, 5, 10, 25], x = (k) => 44 + 300 * Math.log(Math.max(k, 0.9)) / Math.log(25), y = (v) => 12 + 190 * (1 - v) / 0.7;
+  const mean = (v) => v.reduce((a, b) => a + b, 0) / v.length;
+  const line = Object.entries(curve.accuracy).map(([k, v]) => [Number(k), mean(v)]);
+  const points = measured.filter((m) => m.shots <= 25);
+  const marks = (key, cls) => points.map((m) => `<circle class="${cls}" cx="${x(m.shots)}" cy="${y(Math.max(0.3, m[key]))}" r="4" data-${key}="${m[key]}"/>`).join("");
+  find("chart").innerHTML = [0.4, 0.6, 0.8, 1].map((t) => `<line class="bl-x-gridline" x1="44" x2="350" y1="${y(t)}" y2="${y(t)}"/><text x="38" y="${y(t) + 4}" text-anchor="end">${100 * t}</text>`).join("")
+    + shots.map((k) => `<text x="${x(k)}" y="220" text-anchor="middle">${k}</text>`).join("")
+    + `<text x="197" y="238" text-anchor="middle">examples a class</text>`
+    + `<polyline class="bl-x-line" points="${line.map(([k, v]) => `${x(k)},${y(v)}`).join(" ")}"/>` + marks("pixels", "bl-x-pixels") + marks("network", "bl-x-dot");
+  find("chart").setAttribute("aria-label", "Accuracy on held-out digits against examples a class. "
+    + points.map((m) => `At ${m.shots}: ${(100 * m.network).toFixed(0)} %, from pixels ${(100 * m.pixels).toFixed(0)} %`).join("; ")
+    + `. Published: ${line.map(([k, v]) => `${(100 * v).toFixed(0)} % at ${k}`).join(", ")}.`);
+}
+
+function setClasses(names) {
+  classes = names.map((name) => ({ name, examples: [] }));
+  measured = [];
+  build();
+}
+
+async function addDigits() {
+  for (const c of classes) {
+    const { pixels } = await ask("digit", { draw, label: Number(c.name), place: c.digits ?? 0 });
+    c.digits = (c.digits ?? 0) + 1;
+    await addExamples(c, [pixels]);
+  }
+  await refit();
+}
+
+const busy = (act) => async () => { // one at a time, and errors in words
+  root.inert = true;
+  try { await act(); } catch (error) { say(`That failed: ${error.message}`); } finally { root.inert = false; show(); }
+};
+find("add-class").addEventListener("click", () => {
+  const free = Array.from({ length: 11 }, (_, i) => `class ${i + 1}`).find((n) => !classes.some((c) => c.name === n));
+  classes.push({ name: free, examples: [] });
+  measured = [];
+  build();
+  refit();
+  find("classes").lastElementChild.querySelector("input").focus();
+});
+find("own").addEventListener("click", busy(async () => { setClasses(["class 1", "class 2"]); tryPad.clear(); await refit(); }));
+find("ten").addEventListener("click", busy(async () => { setClasses([..."0123456789"]); tryPad.clear(); await addDigits(); }));
+find("add-digits").addEventListener("click", busy(addDigits));
+find("draw").addEventListener("change", busy(async () => { draw = Number(find("draw").value); setClasses([..."0123456789"]); await addDigits(); }));
+
+find("export").addEventListener("click", () => {
+  const content = { format: "bitlib-examples", version: 1,
+    classes: classes.map((c) => ({ name: c.name, examples: c.examples.map((e) => toBase64(e.pixels)) })) };
+  const link = element("a", { href: URL.createObjectURL(new Blob([JSON.stringify(content)], { type: "application/json" })), download: "examples.json" });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+});
+find("import").addEventListener("change", busy(async () => {
+  const [file] = find("import").files;
+  find("import").value = "";
+  if (file) await take(parse(await file.text()));
+}));
+
+// The classes of an exported file. Nothing is changed before the whole file was found good.
+function parse(text) {
+  let content;
+  try { content = JSON.parse(text); } catch { throw new Error("this is no file of examples"); }
+  if (content?.format !== "bitlib-examples" || !Array.isArray(content.classes)) throw new Error("this is no file of examples");
+  if (content.classes.length > MOST_CLASSES) throw new Error(`it has more than ${MOST_CLASSES} classes`);
+  return content.classes.map(({ name, examples }) => {
+    if (typeof name !== "string" || !name || name.length > 24 || !Array.isArray(examples)) throw new Error("one of its classes has no name or no list of examples");
+    if (examples.length > MOST_EXAMPLES) throw new Error(`${name} has more than ${MOST_EXAMPLES} examples`);
+    return { name, pictures: examples.map((text) => {
+      let pixels;
+      try { pixels = fromBase64(text); } catch { pixels = []; }
+      if (pixels.length !== LENGTH) throw new Error(`an example of ${name} is not 32 by 32 pixels`);
+      return pixels;
+    }) };
+  });
+}
+
+async function take(loaded) {
+  setClasses(loaded.map((c) => c.name));
+  for (const [i, { pictures }] of loaded.entries()) await addExamples(classes[i], pictures);
+  await refit();
+}
+
+async function start() {
+  say("Loading the network …");
+  const started = performance.now();
+  try {
+    const loaded = await ask("load", { base: new URL("../", import.meta.url).href });
+    curve = loaded.curve;
+  } catch (error) {
+    say(`The network could not be loaded: ${error.message}`);
+    return;
+  }
+  ready = true;
+  find("draw").max = 4;
+  root.dataset.loaded = Math.round(performance.now() - started);
+  setClasses([..."0123456789"]);
+  await addDigits();
+  await tryPicture((await ask("sample")).pixels);
+  root.dataset.state = "ready";
+}
+
+root.ask = ask; // for tests
+start();

@@ -1,0 +1,53 @@
+"""Measure fine-tuning on digits over pre-training data, trained part and shots; write results/transfer_map.json.
+
+    python data_scripts/measure_transfer_map.py
+Five draws of the training pictures a cell; test pictures are looked at once a run, at its end. Resumes where it stopped.
+"""
+import argparse
+import json
+
+from measure_digits import SEEDS, SHOTS
+from record import RESULTS, Cells, record
+from tqdm import tqdm
+
+import bitlib
+from bitlib.trainer import pick_device
+from bitlib.transfer import default_rule
+
+SCALES = {"glyphs-S": "S", "glyphs-M": "M", "glyphs-L": "L"}
+DEPTHS = {"head": "head", "stage4": "stage 4 and head", "stage3": "stages 3, 4, head", None: "everything"}
+
+
+def accuracy(task, name, start, shots, seed, device):
+    """Test accuracy of one run."""
+    subset, model = task.few_shot(shots, seed), bitlib.create_model(name, task.num_classes, pretrained=True)
+    bitlib.freeze(model, start)
+    return bitlib.finetune(model, subset, default_rule(model, subset), device, seed, progress=False).test_accuracy
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    device = pick_device(parser.parse_args().device)
+    task = bitlib.load_task("digits")
+    cells = Cells("transfer_map", {"fingerprint": task.fingerprint, "bitlib": bitlib.__version__})
+    bar = tqdm(total=len(SCALES) * len(DEPTHS) * len(SHOTS) * len(SEEDS), unit="run")
+
+    def measured(name, start, shots, seed):
+        value = cells(f"{name} {start} {shots} {seed}", lambda: accuracy(task, name, start, shots, seed, device))
+        bar.update()
+        return value
+
+    table = [[[[measured(name, start, shots, seed) for seed in SEEDS] for shots in SHOTS] for start in DEPTHS]
+             for name in SCALES]
+    bar.close()
+    scratch = json.loads((RESULTS / "digits.json").read_text())["scratch"]
+    record("transfer_map", {"task": task.name, "fingerprint": task.fingerprint, "n_test": len(task.test),
+                            "seeds": list(SEEDS), "n_seeds": len(SEEDS), "models": list(SCALES), "scales": list(SCALES.values()),
+                            "depths": list(DEPTHS.values()), "shots": SHOTS, "accuracy": table,
+                            "scratch": [scratch[str(k)] for k in SHOTS]}, device)
+    cells.clear()
+
+
+if __name__ == "__main__":
+    main()

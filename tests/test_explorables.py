@@ -1,0 +1,316 @@
+"""The interactive figures of the built website, in a real browser: what they draw against what bitlib computes."""
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from axe_playwright_python.sync_playwright import Axe
+from browser import HTML
+
+import bitlib
+from bitlib import explore
+from bitlib.norm import standardize_weight
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = "book/figures"
+NAMES = ("softmax", "norms", "standardize", "mixup", "hyperrule", "transfermap")
+pytestmark = pytest.mark.site
+
+
+def figure(page, name: str):
+    """The figure, once it is alive."""
+    found = page.locator(f"#figure-{name}")
+    found.scroll_into_view_if_needed()
+    page.wait_for_selector(f"#figure-{name}[data-state=ready]")
+    return found
+
+
+def state(shown) -> dict:
+    return shown.evaluate("figure => figure.model.state")
+
+
+def drag(page, shown, trait: str, share: float) -> None:
+    """Drag a slider with the mouse to that share of its way."""
+    slider = shown.locator(f'input[type=range][data-trait="{trait}"]')
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    y = box["y"] + box["height"] / 2
+    low, high, value = (slider.evaluate(f"e => +e.{name}") for name in ("min", "max", "value"))
+    page.mouse.move(box["x"] + 8 + (box["width"] - 16) * (value - low) / (high - low), y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 8 + (box["width"] - 16) * share, y, steps=5)
+    page.mouse.up()
+
+
+def keys(page, shown, trait: str, key: str, times: int = 1) -> None:
+    shown.locator(f'[data-trait="{trait}"]').first.focus()
+    for _ in range(times):
+        page.keyboard.press(key)
+
+
+def numbers(shown, selector: str, name: str) -> torch.Tensor:
+    """The attribute data-NAME of all elements of a figure that the selector finds, float64."""
+    return torch.tensor(shown.locator(selector).evaluate_all(f"all => all.map(e => +e.dataset.{name})"), dtype=torch.float64)
+
+
+def close(seen: torch.Tensor, wanted: torch.Tensor) -> None:
+    torch.testing.assert_close(seen, wanted.double(), rtol=1e-6, atol=1e-6)
+
+
+def test_softmax(visit):
+    page = visit(PAGE)
+    shown = figure(page, "softmax")
+
+    def check():
+        now = state(shown)
+        teacher = torch.tensor([now["logits"]], dtype=torch.float64)
+        student = torch.tensor([now["student"]], dtype=torch.float64, requires_grad=True)
+        p = bitlib.soften(teacher, now["temperature"])[0]
+        close(numbers(shown, "td[data-p]", "p"), p)
+        close(numbers(shown, ".bl-x-answer", "entropy")[0], -(p * p.log()).sum())
+        loss = bitlib.distillation_loss(student, teacher, temperature=now["temperature"])
+        gradient = torch.autograd.grad(loss, student)[0][0] / (1 if now["scaled"] else now["temperature"] ** 2)
+        close(numbers(shown, "td[data-pull]", "pull"), -gradient)
+        return now["temperature"]
+    assert check() == 1
+    drag(page, shown, "temperature", 0.9)
+    hot = check()
+    assert hot > 8
+    keys(page, shown, "temperature", "ArrowLeft", 5)
+    assert 1 < check() < hot
+    keys(page, shown, "temperature", "Home")
+    assert check() == 0.25
+    keys(page, shown, "scaled", "Space")
+    assert state(shown)["scaled"] is False
+    check()
+    assert page.problems == []
+
+
+def test_norms(visit):
+    from bitlib.data import resize, to_input
+
+    page = visit(PAGE)
+    shown = figure(page, "norms")
+    model = bitlib.create_model("glyphs-L", pretrained=True).eval()
+    with torch.no_grad():
+        x = model.stage_features(to_input(resize(bitlib.load_task("digits").val.images[:64], 32)))["stage4"][:, ::48]
+    x = x[:, :8].double()
+
+    def check() -> float:
+        now, channel = state(shown), 1
+        dots = shown.locator(".bl-x-strip .bl-x-dot")
+        for pictures, value in zip(dots.evaluate_all("all => all.map(e => e.dataset.pictures)"), numbers(shown, ".bl-x-strip .bl-x-dot", "value")):
+            part = x[[int(i) for i in pictures.split()]]
+            assert len(part) == now["batch"] and pictures.split()[0] == "0" and len(set(pictures.split())) == len(part)
+            normed = {"bn": lambda v: F.batch_norm(v, None, None, training=True), "ln": lambda v: F.group_norm(v, 1),
+                      "in": lambda v: F.group_norm(v, 8), "gn": lambda v: F.group_norm(v, now["groups"])}[now["kind"]](part)
+            close(value, normed[0, channel].mean())
+        seen = numbers(shown, ".bl-x-strip .bl-x-dot", "value")
+        spread = numbers(shown, ".bl-x-answer", "spread")[0]
+        close(spread, seen.std(correction=0))
+        return spread.item()
+    few = check()
+    drag(page, shown, "batch", 0.7)
+    many = check()
+    assert 0 < many < few / 2  # the point of the figure
+    for kind in ("ln", "in", "gn"):
+        shown.locator(f'input[value="{kind}"]').check()
+        assert check() < 1e-12
+    keys(page, shown, "groups", "ArrowLeft")
+    assert state(shown)["groups"] == 2 and check() < 1e-12
+    shown.locator('input[value="bn"]').check()
+    before = numbers(shown, ".bl-x-dot", "value")
+    shown.get_by_role("button").press("Enter")
+    assert not torch.equal(before, numbers(shown, ".bl-x-dot", "value"))
+    check()
+
+
+def test_standardize(visit):
+    page = visit(PAGE)
+    shown = figure(page, "standardize")
+
+    def check():
+        now = state(shown)
+        stored = torch.tensor(now["filters"][now["filter"]], dtype=torch.float64) * now["scale"] + now["shift"]
+        close(numbers(shown, "svg >> nth=0 >> circle", "value"), stored)
+        close(numbers(shown, "svg >> nth=1 >> circle", "value"), standardize_weight(stored[None])[0])
+        assert numbers(shown, ".bl-x-answer", "change")[0] < 1e-6
+    check()
+    drag(page, shown, "shift", 0.1)
+    drag(page, shown, "scale", 0.95)
+    keys(page, shown, "filter", "ArrowRight", 3)
+    assert state(shown)["filter"] == 3 and state(shown)["shift"] < -1 and state(shown)["scale"] > 3
+    check()
+
+
+def test_mixup(visit):
+    import base64
+
+    import scipy.stats
+
+    page = visit(PAGE)
+    shown = figure(page, "mixup")
+    first, second = (torch.frombuffer(bytearray(base64.b64decode(p)), dtype=torch.uint8).double() for p in state(shown)["pictures"])
+
+    def check():
+        now = state(shown)
+        close(numbers(shown, "td[data-p]", "p"), torch.tensor([now["weight"], 1 - now["weight"]], dtype=torch.float64))
+        close(numbers(shown, "canvas[data-mean]", "mean")[0], torch.lerp(second, first, now["weight"]).mean())
+        at = numbers(shown, "circle.bl-x-dot", "at")[0]
+        wanted = torch.distributions.Beta(*[torch.tensor(now["alpha"], dtype=torch.float64)] * 2).log_prob(at).exp()
+        torch.testing.assert_close(numbers(shown, "circle.bl-x-dot", "value")[0], wanted, rtol=1e-6, atol=1e-6)
+        # The middle pixel of the drawn canvas.
+        centre = shown.locator("canvas[data-mean]").evaluate(
+            "c => [...c.getContext('2d').getImageData(c.width / 2, c.height / 2, 1, 1).data].slice(0, 3)")
+        side = round((len(first) / 3) ** 0.5)
+        mixed = torch.lerp(second, first, now["weight"]).view(3, side, side)[:, side // 2, side // 2]
+        assert (torch.tensor(centre) - mixed).abs().max() <= 0.51
+    check()
+    drag(page, shown, "weight", 0.2)
+    keys(page, shown, "alpha", "ArrowRight", 40)
+    check()
+    shown.get_by_role("button").click()
+    assert state(shown)["draws"] == 1
+    check()
+    for alpha in (0.1, 1, 3):
+        drawn = shown.evaluate("""async (figure, alpha) => {
+            const module = await import(URL.createObjectURL(new Blob([BL_KIT, BL_MODULES.mixup], {type: "text/javascript"})));
+            return Array.from({length: 2000}, (_, i) => module.drawWeight(alpha, i + 1));
+        }""", alpha)
+        assert scipy.stats.kstest(drawn, scipy.stats.beta(alpha, alpha).cdf).pvalue > 0.001
+
+
+def test_hyperrule(visit):
+    page = visit(PAGE)
+    shown = figure(page, "hyperrule")
+
+    def check():
+        now = state(shown)
+        rule = bitlib.HyperRule(now["examples"], (now["side"], now["side"]), now["variant"])
+        seen = dict(shown.locator("td[data-name]").evaluate_all("all => all.map(e => [e.dataset.name, e.dataset.value])"))
+        assert seen["task"] == rule.task_size
+        assert (int(seen["steps"]), int(seen["batch"])) == (rule.total_steps, rule.batch_size)
+        assert float(seen["each picture is seen"]) == pytest.approx(rule.epochs, rel=1e-6)
+        assert int(seen["warm-up"]) == rule.warmup_steps and float(seen["MixUp"]) == rule.mixup_alpha
+        assert tuple(map(int, seen["rate divided by ten after"].split())) == rule.boundaries
+        assert tuple(map(int, seen["resize, then crop"].split())) == (rule.resize, rule.crop)
+        step = int(numbers(shown, "circle.bl-x-dot", "step")[0])
+        assert numbers(shown, "circle.bl-x-dot", "value")[0].item() == pytest.approx(rule.lr(step), rel=1e-6)
+    check()
+    drag(page, shown, "examples", 0.2)
+    drag(page, shown, "side", 0.8)
+    keys(page, shown, "at", "ArrowLeft", 20)
+    check()
+    shown.locator('input[value="paper"]').check()
+    drag(page, shown, "examples", 1.0)
+    check()
+    # Every step of every size and variant, by the module's own functions.
+    for variant, n in itertools.product(("code", "paper"), (50, 19_999, 20_000, 499_999, 500_000)):
+        rule = bitlib.HyperRule(n, (96, 96), variant)
+        steps = [s for b in (0, rule.warmup_steps, *rule.boundaries, rule.total_steps // 2, rule.total_steps - 1)
+                 for s in (b - 1, b, b + 1) if 0 <= s < rule.total_steps]
+        rates = shown.evaluate("""async (figure, [n, variant, steps]) => {
+            const m = await import(URL.createObjectURL(new Blob([BL_KIT, BL_MODULES.hyperrule], {type: "text/javascript"})));
+            return steps.map((s) => m.rate(m.rule(n, 96, 96, variant), s, variant));
+        }""", [n, variant, steps])
+        assert rates == pytest.approx([rule.lr(s) for s in steps], rel=1e-9)
+
+
+def test_transfer_map(visit):
+    from statistics import fmean, stdev
+
+    page = visit(PAGE)
+    shown, results = figure(page, "transfermap"), json.loads((ROOT / "results" / "transfer_map.json").read_text())
+
+    def check():
+        now = state(shown)
+        cell = results["accuracy"][now["scale"]][now["depth"]][now["shot"]]
+        assert numbers(shown, ".bl-x-ring", "value")[0].item() == pytest.approx(fmean(cell), rel=1e-6)
+        assert numbers(shown, ".bl-x-ring", "spread")[0].item() == pytest.approx(stdev(cell), rel=1e-6)
+        assert shown.locator("td.bl-x-here").inner_text() == f"{100 * fmean(cell):.1f} ± {100 * stdev(cell):.1f}"
+        assert shown.locator("tbody tr").count() == len(results["depths"]) + 1
+    check()
+    drag(page, shown, "depth", 1.0)
+    keys(page, shown, "shot", "End")
+    shown.get_by_label("S", exact=True).check()
+    assert [state(shown)[k] for k in ("scale", "depth", "shot")] == [0, len(results["depths"]) - 1, len(results["shots"]) - 1]
+    check()
+
+
+def test_settings_live_in_the_address(visit):
+    page = visit(PAGE)
+    keys(page, figure(page, "softmax"), "temperature", "End")
+    figure(page, "norms").locator('input[value="gn"]').check()
+    page.wait_for_timeout(400)
+    query = page.url.partition("?")[2]
+    assert "softmax.temperature=20" in query and "norms.kind=gn" in query and "draws" not in query
+    again = visit(f"{PAGE}?{query}")
+    assert state(figure(again, "softmax"))["temperature"] == 20 and state(figure(again, "norms"))["kind"] == "gn"
+    assert figure(again, "norms").locator('input[value="gn"]').is_checked()
+    nonsense = visit(f"{PAGE}?softmax.temperature=-3&softmax.logits=1&norms.kind=evil&norms.batch=3&hyperrule.at=1.5")
+    assert state(figure(nonsense, "softmax"))["temperature"] == 1 and len(state(figure(nonsense, "softmax"))["logits"]) == 10
+    assert (state(figure(nonsense, "norms"))["kind"], state(figure(nonsense, "norms"))["batch"]) == ("bn", 2)
+    assert state(figure(nonsense, "hyperrule"))["at"] == 50
+    assert nonsense.problems == []
+
+
+def test_all_work_from_a_folder(visit):
+    page = visit(PAGE, base=HTML.as_uri())
+    for name in NAMES:
+        figure(page, name)
+    drag(page, figure(page, "softmax"), "temperature", 0.9)
+    page.wait_for_timeout(400)
+    assert page.problems == []
+
+
+@pytest.mark.parametrize("width, scheme", [(1280, "light"), (375, "dark")])
+def test_accessible(visit, width, scheme):
+    page = visit(PAGE, width=width, scheme=scheme)
+    for name in NAMES:
+        figure(page, name)
+        found = Axe().run(page, context=f"#figure-{name}").response["violations"]
+        assert found == [], [(v["id"], [n["html"] for n in v["nodes"]]) for v in found]
+        sides = page.locator(f"#figure-{name}").evaluate("e => [e.getBoundingClientRect().right, e.scrollWidth - e.clientWidth]")
+        assert sides[0] <= width and sides[1] <= 1
+
+
+def test_nothing_moves_by_itself_and_print_shows_no_controls(visit):
+    page = visit(PAGE, reduced_motion="reduce")
+    for name in NAMES:
+        figure(page, name)
+    assert page.evaluate("document.getAnimations().length") == 0
+    page.emulate_media(media="print")
+    assert page.locator(".bl-explorable input:visible, .bl-explorable button:visible").count() == 0
+    assert page.locator(".bl-explorable svg:visible").count() >= 5
+
+
+def test_without_scripts_and_with_a_broken_one_the_picture_stays(visit, browser, site):
+    page = visit(PAGE, java_script_enabled=False)
+    pictures = page.locator(".bl-explorable img.bl-fallback:visible")
+    assert pictures.count() == len(NAMES)
+    assert all(len(alt) > 30 for alt in pictures.evaluate_all("all => all.map(e => e.alt)"))
+    context = browser.new_context()
+    broken = context.new_page()
+    script = (HTML / "_static" / "explorables.js").read_text().replace("export function softmax", "export fun softmax")
+    broken.route("**/explorables.js*", lambda route: route.fulfill(body=script, content_type="text/javascript"))
+    broken.goto(f"{site}/{PAGE}.html")
+    broken.wait_for_selector("#figure-softmax[data-state=error]")
+    assert broken.locator("#figure-softmax img.bl-fallback").is_visible()
+    context.close()
+
+
+def test_every_figure_of_the_library_is_on_the_page():
+    kinds = [kind for kind in vars(explore).values() if isinstance(kind, type) and issubclass(kind, explore.Explorable)
+             and kind is not explore.Explorable]
+    assert sorted(kind.module for kind in kinds) == sorted(NAMES)
+    assert sorted(p.stem for p in explore.FOLDER.glob("*.mjs")) == sorted((*NAMES, "kit"))
+    for kind in kinds:
+        assert set(kind().limits) <= set(kind.class_trait_names())
+
+
+def test_static_html_cannot_be_broken_out_of():
+    evil = explore.Softmax(logits=[0.0, 1.0], student=[0.0, 0.0], labels=["</script><b>", "x"]).static_html()
+    assert "</script><b>" not in evil and evil.count("</script>") == 1
+    assert explore.Rule.example().static_html() == explore.Rule.example().static_html()
