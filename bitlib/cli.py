@@ -294,7 +294,8 @@ def run_export(args) -> None:
     export_onnx(model, out, side, features=args.features, half=args.half,
                 metadata={"class_names": json.dumps(model.info.class_names, ensure_ascii=False), "side": str(side)})
     print(f"x: float [N, 3, {side}, {side}], red green blue from -1 to 1")
-    print(f"{'features' if args.features else 'logits'}: float [N, {model.num_features if args.features else model.num_classes}]")
+    name, width = ("features", model.num_features) if args.features else ("logits", model.num_classes)
+    print(f"{name}: float [N, {width}]")
     print(f"written to {out}")
 
 

@@ -29,8 +29,8 @@ def export_onnx(model: ResNetV2, path: str | Path, side: int, *, features: bool 
 
     Its output is "logits" [N, num_classes], or with `features` the pooled "features" [N, num_features]. half: store
     convolutions in 16 bits, as the course's weight files do, and standardise in 32 bits when the file is loaded; for
-    models whose weights are 16-bit numbers nothing is lost, and the file is half as large. metadata: kept in the file. Raises UserError where the
-    packages are missing, or where half would round a weight.
+    models whose weights are 16-bit numbers nothing is lost, and the file is half as large. metadata: kept in the file.
+    Raises UserError where the packages are missing, or where half would round a weight.
     """
     try:
         import onnx

@@ -4,7 +4,6 @@ The only module that knows Jupyter; the others work without it.
 """
 from __future__ import annotations
 
-import math
 import os
 import shlex
 import subprocess
@@ -77,26 +76,6 @@ def live_probe(features: dict[str, torch.Tensor], labels: dict[str, torch.Tensor
     return widgets.VBox([choose_shots, choose_seed, answer])
 
 
-def live_temperature(logits: torch.Tensor, names) -> object:
-    """A slider for the temperature of a softmax. logits: float [C]; names: of the classes. Returns an ipywidgets box."""
-    import ipywidgets as widgets
-
-    from .distill import soften
-
-    temperature = widgets.FloatLogSlider(1, base=10, min=-0.5, max=1.5, step=0.02, description="temperature")
-    answer = widgets.HTML()
-
-    def draw(_=None) -> None:
-        p = soften(logits[None], temperature.value)[0]
-        entropy = -(p * p.clamp_min(1e-30).log()).sum()
-        rows = "".join(f"<tr><td>{name}</td><td>{v:.4f}</td><td><div style='background:#0072B2;height:0.8em;"
-                       f"width:{300 * v:.0f}px'></div></td></tr>" for name, v in zip(names, p))
-        answer.value = f"<table>{rows}</table>entropy {entropy:.3f} of at most {math.log(len(p)):.3f} nats"
-    temperature.observe(draw, "value")
-    draw()
-    return widgets.VBox([temperature, answer])
-
-
 def live_mixup(model, first: torch.Tensor, second: torch.Tensor, names, titles: tuple[str, str]) -> object:
     """A slider that mixes two pictures and asks `model` about the mixture.
 
@@ -159,30 +138,6 @@ def live_freezing(name: str, task, steps: int = 25) -> object:
         control.observe(run, "value")
     run()
     return widgets.VBox([shots, depth, answer])
-
-
-def live_norm(x: torch.Tensor) -> object:
-    """A control that normalises one picture among changing companions, by batch norm and by group norm.
-
-    x: activations, float [N, C, H, W]; picture 0 is watched. Returns an ipywidgets box.
-    """
-    import ipywidgets as widgets
-
-    channels = x.shape[1]
-    batch = widgets.SelectionSlider(options=(2, 4, 8, 16, 32, 64), value=8, description="batch")
-    groups = widgets.SelectionSlider(options=[g for g in (1, 2, 4, 8, 16, 32) if channels % g == 0], value=8,
-                                     description="groups")
-    answer = widgets.HTML()
-
-    def renew(_=None) -> None:
-        moves = companions_matter(x, batch.value)
-        grouped = companions_matter(x, batch.value, groups.value)
-        answer.value = (f"with other companions, the normalised picture moves by {moves:.3f} under batch norm, "
-                        f"and by {grouped:.3f} under group norm with {groups.value} groups of {channels // groups.value}")
-    for control in (batch, groups):
-        control.observe(renew, "value")
-    renew()
-    return widgets.VBox([batch, groups, answer])
 
 
 def companions_matter(x: torch.Tensor, batch: int, groups: int | None = None, trials: int = 50) -> float:

@@ -43,7 +43,8 @@ def main():
     bar.close()
     scratch = json.loads((RESULTS / "digits.json").read_text())["scratch"]
     record("transfer_map", {"task": task.name, "fingerprint": task.fingerprint, "n_test": len(task.test),
-                            "seeds": list(SEEDS), "n_seeds": len(SEEDS), "models": list(SCALES), "scales": list(SCALES.values()),
+                            "seeds": list(SEEDS), "n_seeds": len(SEEDS), "models": list(SCALES),
+                            "scales": list(SCALES.values()),
                             "depths": list(DEPTHS.values()), "shots": SHOTS, "accuracy": table,
                             "scratch": [scratch[str(k)] for k in SHOTS]}, device)
     cells.clear()

@@ -100,14 +100,13 @@ def test_norms(visit):
 
     def check() -> float:
         now, channel = state(shown), 1
-        dots = shown.locator(".bl-x-strip .bl-x-dot")
-        for pictures, value in zip(dots.evaluate_all("all => all.map(e => e.dataset.pictures)"), numbers(shown, ".bl-x-strip .bl-x-dot", "value")):
+        dots, seen = ".bl-x-strip .bl-x-dot", numbers(shown, ".bl-x-strip .bl-x-dot", "value")
+        for pictures, value in zip(shown.locator(dots).evaluate_all("all => all.map(e => e.dataset.pictures)"), seen):
             part = x[[int(i) for i in pictures.split()]]
             assert len(part) == now["batch"] and pictures.split()[0] == "0" and len(set(pictures.split())) == len(part)
             normed = {"bn": lambda v: F.batch_norm(v, None, None, training=True), "ln": lambda v: F.group_norm(v, 1),
                       "in": lambda v: F.group_norm(v, 8), "gn": lambda v: F.group_norm(v, now["groups"])}[now["kind"]](part)
             close(value, normed[0, channel].mean())
-        seen = numbers(shown, ".bl-x-strip .bl-x-dot", "value")
         spread = numbers(shown, ".bl-x-answer", "spread")[0]
         close(spread, seen.std(correction=0))
         return spread.item()
@@ -152,7 +151,8 @@ def test_mixup(visit):
 
     page = visit(PAGE)
     shown = figure(page, "mixup")
-    first, second = (torch.frombuffer(bytearray(base64.b64decode(p)), dtype=torch.uint8).double() for p in state(shown)["pictures"])
+    first, second = (torch.frombuffer(bytearray(base64.b64decode(p)), dtype=torch.uint8).double()
+                     for p in state(shown)["pictures"])
 
     def check():
         now = state(shown)
@@ -272,7 +272,8 @@ def test_accessible(visit, width, scheme):
         figure(page, name)
         found = Axe().run(page, context=f"#figure-{name}").response["violations"]
         assert found == [], [(v["id"], [n["html"] for n in v["nodes"]]) for v in found]
-        sides = page.locator(f"#figure-{name}").evaluate("e => [e.getBoundingClientRect().right, e.scrollWidth - e.clientWidth]")
+        sides = page.locator(f"#figure-{name}").evaluate(
+            "e => [e.getBoundingClientRect().right, e.scrollWidth - e.clientWidth]")
         assert sides[0] <= width and sides[1] <= 1
 
 

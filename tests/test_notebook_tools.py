@@ -21,23 +21,6 @@ def test_companions_matter_to_batch_norm_only():
     assert notebook.companions_matter(x, 2, groups=4) < 1e-5
 
 
-def test_norm_control():
-    box = notebook.live_norm(noise(70, 8, 4, 4))
-    batch, groups = controls(box)
-    before = box.children[-1].value
-    batch.value = 64
-    assert box.children[-1].value != before
-    groups.value = 2
-    assert "2 groups of 4" in box.children[-1].value
-
-
-def test_temperature_control_shows_probabilities_and_their_entropy():
-    box = notebook.live_temperature(torch.tensor([2.0, 0.0]), ("cat", "dog"))
-    assert "<td>cat</td><td>0.8808</td>" in box.children[-1].value
-    controls(box)[0].value = 2.0
-    assert "<td>cat</td><td>0.7311</td>" in box.children[-1].value and "entropy 0.582" in box.children[-1].value
-
-
 def test_mixup_control():
     black, white = torch.zeros(3, 12, 12, dtype=torch.uint8), torch.full((3, 12, 12), 255, dtype=torch.uint8)
     box = notebook.live_mixup(tiny(), white, black, "abc", ("white", "black"))

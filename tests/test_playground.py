@@ -177,7 +177,7 @@ def test_examples_as_a_file(play, tmp_path):
                        (json.dumps(short), "32 by 32")):
         Path(tmp_path / "wrong.json").write_text(wrong)
         part(again, "import").set_input_files(tmp_path / "wrong.json")
-        again.get_by_text(f"That failed: ").filter(has_text=why).wait_for()
+        again.get_by_text("That failed: ").filter(has_text=why).wait_for()
         assert part(again, "classes").locator("li").count() == 10 and part(again, "result").inner_text() == result
     assert again.problems == []
 

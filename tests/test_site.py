@@ -1,4 +1,5 @@
 """The built website in a real headless Chromium, every host but the local one out of reach."""
+import gzip
 import importlib.util
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlparse
@@ -35,6 +36,24 @@ def test_nothing_sticks_out_on_a_phone(visit, name):
     page = visit(name, width=375, scheme="dark")
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     assert page.problems == []
+
+
+def test_the_first_chapter_opens_with_little(site, browser):
+    """Everything that comes before somebody scrolls, as a server would send it, gzipped."""
+    context = browser.new_context(viewport={"width": 375, "height": 812})
+    page, bodies = context.new_page(), {}
+    page.on("requestfinished", lambda r: bodies.setdefault(r.url, len(gzip.compress(r.response().body()))))
+    page.goto(f"{site}/notebooks/01_quickstart.html")
+    page.wait_for_selector("mjx-container")
+    page.wait_for_load_state("networkidle")
+    before, pictures = sum(bodies.values()), sum(".png" in url for url in bodies)
+    assert 100_000 < before <= 1_500_000, sorted(((n, url) for url, n in bodies.items()), reverse=True)[:8]
+    for height in range(0, page.evaluate("document.body.scrollHeight"), 700):
+        page.evaluate(f"scrollTo(0, {height})")
+        page.wait_for_timeout(30)
+    page.wait_for_load_state("networkidle")
+    assert sum(".png" in url for url in bodies) > pictures  # figures come when they are needed
+    context.close()
 
 
 def test_links_lead_somewhere(site, visit):

@@ -13,34 +13,7 @@ from sphinx.util.docutils import SphinxDirective
 ROOT = Path(__file__).resolve().parent.parent.parent
 MADE = ROOT / "_build" / "made" / "playground"
 MODEL, SIDE = "glyphs-L", 32
-
-PARTS = """
-<div class="bl-playground bl-x" data-state="loading">
- <p data-part="status" role="status">This page needs JavaScript and a web server; opened from a folder, a browser does not let it load the network.</p>
- <div class="bl-play-top">
-  <div><canvas class="bl-pad bl-try" data-part="try" width="220" height="220" role="img" aria-label="Draw here to try"></canvas>
-   <p><button type="button" class="bl-x-button" data-part="clear">Clear</button>
-   <label class="bl-file"><input type="file" accept="image/*" data-part="try-file" aria-label="A picture to try">or choose a picture</label></p></div>
-  <div class="bl-play-answer"><p data-part="verdict" aria-live="polite"></p>
-   <table><thead><tr><th scope="col">class</th><th scope="col">with the network</th><th scope="col">from pixels</th></tr></thead>
-   <tbody data-part="guesses"></tbody></table></div>
- </div>
- <p class="bl-play-buttons"><button type="button" class="bl-x-button" data-part="own">Start with my own classes</button>
-  <button type="button" class="bl-x-button" data-part="ten">Start with ten digits</button>
-  <button type="button" class="bl-x-button" data-part="add-class">Add a class</button></p>
- <ol class="bl-classes" data-part="classes"></ol>
- <div data-part="digits" hidden>
-  <p class="bl-play-buttons"><button type="button" class="bl-x-button" data-part="add-digits">Add a real digit to every class</button>
-   <label>Draw of the digits <input type="number" data-part="draw" min="0" max="4" value="0"></label></p>
-  <p data-part="result" aria-live="polite"></p>
-  <svg data-part="chart" viewBox="0 0 360 246" role="img" aria-label="Accuracy against examples a class"></svg>
-  <p class="bl-x-small">Line: the published curve of a linear head on the same features, mean of five draws. Filled dots: your
-  head. Open dots: the same head on pixels.</p>
- </div>
- <p class="bl-play-buttons"><button type="button" class="bl-x-button" data-part="export">Save the examples as a file</button>
-  <label class="bl-file"><input type="file" accept="application/json,.json" data-part="import" aria-label="A file of examples">or open such a file</label></p>
-</div>
-"""
+PARTS = Path(__file__).parent / "playground.html"
 
 
 def made_from() -> str:
@@ -73,9 +46,9 @@ def make(app):
 
 class Playground(SphinxDirective):
     def run(self):
-        for source in (ROOT / "book" / "static" / "playground").iterdir():  # copied only when a page is written
+        for source in (PARTS, *(ROOT / "book" / "static" / "playground").iterdir()):  # copied only with a written page
             self.env.note_dependency(str(source))
-        return [nodes.raw("", PARTS, format="html")]
+        return [nodes.raw("", PARTS.read_text("utf8"), format="html")]
 
 
 def add_script(app, pagename, templatename, context, doctree):

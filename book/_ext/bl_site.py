@@ -1,4 +1,6 @@
 """Every page forbids its browser to ask any other host, and knows the repository's address of _config.yml."""
+import re
+
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
@@ -13,6 +15,12 @@ def add_policy(app, pagename, templatename, context, doctree):
     context["metatags"] = f"{tag}\n{context.get('metatags') or ''}"
 
 
+def load_pictures_late(app, pagename, templatename, context, doctree):
+    """Pictures are fetched when they come near the view: a long chapter opens at once on a phone."""
+    if "body" in context:
+        context["body"] = re.sub(r"<img (?![^>]*loading=)", '<img loading="lazy" ', context["body"])
+
+
 class InstallCommand(SphinxDirective):
     """The pip command that installs bitlib, with the repository's address of _config.yml."""
 
@@ -23,5 +31,6 @@ class InstallCommand(SphinxDirective):
 
 def setup(app):
     app.connect("html-page-context", add_policy)
+    app.connect("html-page-context", load_pictures_late)
     app.add_directive("install-command", InstallCommand)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
