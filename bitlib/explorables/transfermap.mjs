@@ -43,7 +43,8 @@ function render({ model, el }) {
     const here = mean(cells[depth][shot]), best = cells.reduce((b, row, i) => (mean(row[shot]) > mean(cells[b][shot]) ? i : b), 0);
     answer.textContent = `${shots[shot]} a class, trained: ${depths[depth]}: ${points(here)} ± ${points(sample(cells[depth][shot]))} %. `
       + (best === depth ? "No other choice is better on average here."
-        : `Best on average here: ${depths[best]}, ${points(mean(cells[best][shot]) - here)} points more.`);
+        : `Best on average here: ${depths[best]}, ${points(mean(cells[best][shot]) - here)} points more`
+          + (mean(cells[best][shot]) - here < sample(cells[best][shot]) ? ", less than the spread." : "."));
   });
 }
 
