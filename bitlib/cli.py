@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import sys
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 from .files import UserError
@@ -302,6 +303,7 @@ def run_export(args) -> None:
 def run_pretrain(args) -> None:
     """`bitlib pretrain`."""
     from .data import load_task
+    from .distributed import is_main
     from .pretrain import Upstream, pretrain
     from .transfer import environment, write_json
     from .weights import save_weights
@@ -314,6 +316,8 @@ def run_pretrain(args) -> None:
     result = pretrain(task, recipe, args.device, args.seed, out / "checkpoint" / "state.safetensors",
                       resume=args.resume, checkpoint_every=args.checkpoint_every, precision=args.precision,
                       micro_batches=args.micro_batches, progress=not args.quiet)
+    if not is_main():
+        return
     save_weights(result.model, out / "model.safetensors", {
         "name": out.name, "class_names": list(task.class_names), "crop": recipe.side, "task": task.name,
         "fingerprint": task.fingerprint})
@@ -331,7 +335,15 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     args = build_parser().parse_args(argv)
     try:
-        args.run(args)
+        # Imported here: `bitlib models` and `--help` should not wait for PyTorch. Only torchrun sets WORLD_SIZE.
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            from .distributed import is_main, process_group
+
+            with process_group():
+                with open(os.devnull, "w") as nowhere, nullcontext() if is_main() else redirect_stdout(nowhere):
+                    args.run(args)
+        else:
+            args.run(args)
     except UserError as error:
         print(f"bitlib {args.command}: {error}".replace("\n", " "), file=sys.stderr)
         return 2

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .data.augment import to_input
 from .data.sampling import generator_for
 from .data.task import Images
+from .distributed import gathered, ranks
 
 EVAL_BATCH = 256  # fixed, so that the order of a sum, and so its last bit, does not depend on the caller
 
@@ -18,14 +19,18 @@ EVAL_BATCH = 256  # fixed, so that the order of a sum, and so its last bit, does
 def run_over(function, images: Images, side: int, device: torch.device, batch_size: int = EVAL_BATCH) -> Tensor:
     """Apply `function` (float [B, 3, side, side] in [-1, 1] -> [B, ...]) to all pictures, resized; result on the CPU.
 
+    Of several processes (`distributed`) each takes some of the batches, and all of them get the whole result.
+
     Pictures are resized as a whole, without a crop, as the paper tests (section 3.3).
     """
-    prepared, outputs = images.prepare(side, device), []
+    prepared, outputs, (rank, world) = images.prepare(side, device), {}, ranks()
     generator = generator_for("evaluation")
-    for indices in torch.arange(len(prepared)).split(batch_size):
+    batches = list(enumerate(torch.arange(len(prepared)).split(batch_size)))
+    for number, indices in batches[rank::world]:
         x = to_input(prepared.batch(indices, generator)).contiguous(memory_format=torch.channels_last)
-        outputs.append(function(x.to(device)).float().cpu())
-    return torch.cat(outputs)
+        outputs[number] = function(x.to(device)).float().cpu()
+    outputs = {number: output for part in gathered(outputs) for number, output in part.items()}
+    return torch.cat([outputs[number] for number, _ in batches])
 
 
 def predict_logits(model: nn.Module, images: Images, side: int) -> Tensor:

@@ -66,7 +66,8 @@ class PreActConv(nn.Module):
         self.conv = make_conv(cin, cout, kernel, stride, arch.standardize)
 
     def activate(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm(x))
+        # In place: a norm keeps its input for the backward pass and not its output, so nothing is lost.
+        return F.relu(self.norm(x), inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(self.activate(x))
@@ -90,7 +91,7 @@ class Unit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         act = self.a.activate(x)
         shortcut = x if self.a.proj is None else self.a.proj(act)
-        return shortcut + self.c(self.b(self.a.conv(act)))
+        return self.c(self.b(self.a.conv(act))).add_(shortcut)  # convolutions do not keep their output either
 
 
 class Root(nn.Module):
@@ -166,7 +167,7 @@ class ResNetV2(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """x: float [N, 3, H, W] in [-1, 1] -> last feature map after norm and ReLU, [N, num_features, h, w]."""
-        return F.relu(self.norm(self.stage_features(x)["stage4"]))
+        return F.relu(self.norm(self.stage_features(x)["stage4"]), inplace=True)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Feature map [N, F, h, w] -> logits [N, num_classes], or with `pre_logits` the pooled features [N, F]."""

@@ -2,7 +2,7 @@
 
 Knows nothing of what is being trained: the caller brings `batch(step)` and `loss(model, *batch)`. A batch must be a pure
 function of its step; then weights, momentum and the step's number are all the state there is, and a resumed run ends
-with the same bits as an uninterrupted one.
+with the same bits as an uninterrupted one. Under `distributed.process_group` all processes call `train` alike.
 """
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from .distributed import gathered, is_main, own_part, ranks, summed
 from .files import UserError, atomic_path
 
 SYNC_EVERY = 20  # steps between two looks at the loss; each look waits for the device
@@ -73,9 +75,12 @@ class History:
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """"auto" is the GPU where there is one. Raises UserError for a device that this machine does not have."""
+    """"auto" is the GPU where there is one; under torchrun, the process's own.
+
+    Raises UserError for a device that this machine does not have.
+    """
     if str(device) == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     try:
         chosen = torch.device(device)
     except RuntimeError:
@@ -96,6 +101,9 @@ def train(model: nn.Module, batch: Callable[[int], tuple], loss: Callable[..., T
     checkpoint: file for the state, written every `checkpoint_every` steps, at the end and on interruption.
     identity: what a checkpoint must agree with to be resumed (JSON). progress: False, or a title for the bar.
 
+    Of several processes each takes its part of every batch, the first one writes, and all end with the same weights; a
+    checkpoint can be resumed by another number of them. Batches must have a picture for each process.
+
     Raises Interrupted; UserError where the loss is not finite, or the checkpoint does not fit.
     """
     device = next(model.parameters()).device
@@ -103,14 +111,21 @@ def train(model: nn.Module, batch: Callable[[int], tuple], loss: Callable[..., T
     optimizer = torch.optim.SGD(params.values(), lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay,
                                 fused=device.type in ("cpu", "cuda") or None)
     history, start = History(), 0
+    if resume and checkpoint and is_main():
+        for left in checkpoint.parent.glob(f".{checkpoint.name}.*.tmp"):  # of a process that was killed while it wrote
+            left.unlink()
     if resume and checkpoint and checkpoint.exists():
         start, history = load_checkpoint(checkpoint, model, optimizer, params, identity or {})
     began = time.perf_counter() - history.seconds
     pending: list[tuple[int, float, Tensor]] = []  # losses still on the device
+    world = ranks()[1]
+    # Batch-norm statistics stay each process's own, as on as many devices without SyncBatchNorm.
+    net = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
 
     def collect() -> None:
-        for step, lr, value in pending:
-            history.rows.append({"step": step, "lr": lr, "loss": value.item()})
+        values = summed(torch.stack([value for _, _, value in pending])).tolist() if pending else []
+        for (step, lr, _), value in zip(pending, values):
+            history.rows.append({"step": step, "lr": lr, "loss": value})
             if not math.isfinite(history.rows[-1]["loss"]):
                 saved = f"; the last good state is in {checkpoint}" if checkpoint and checkpoint.exists() else ""
                 raise UserError(f"the loss is {history.rows[-1]['loss']} at step {step}; lower the learning rate{saved}")
@@ -119,11 +134,11 @@ def train(model: nn.Module, batch: Callable[[int], tuple], loss: Callable[..., T
     def save(done: int) -> None:
         collect()
         history.seconds = time.perf_counter() - began
-        if checkpoint:
+        if checkpoint and is_main():
             save_checkpoint(checkpoint, model, optimizer, params, done, history, identity or {})
 
     model.train()
-    bar = tqdm(total=settings.steps, initial=start, disable=not progress, unit="step", leave=False,
+    bar = tqdm(total=settings.steps, initial=start, disable=not progress or not is_main(), unit="step", leave=False,
                desc=progress if isinstance(progress, str) else None)
     with bar, _catch_signals() as stop:
         for step in range(start, settings.steps):
@@ -131,7 +146,7 @@ def train(model: nn.Module, batch: Callable[[int], tuple], loss: Callable[..., T
             for group in optimizer.param_groups:
                 group["lr"] = lr
             optimizer.zero_grad(set_to_none=True)
-            pending.append((step, lr, _backward(model, batch(step), loss, settings, device)))
+            pending.append((step, lr, _backward(net, batch(step), loss, settings, device)))
             optimizer.step()
             done = step + 1
             bar.update()
@@ -142,10 +157,13 @@ def train(model: nn.Module, batch: Callable[[int], tuple], loss: Callable[..., T
                 collect()
                 history.rows[-1] |= evaluate(model.eval())
                 model.train()
-            if stop or done == settings.steps or _every(settings.checkpoint_every, done):
+            # Several processes stop together, so they ask each other, now and then.
+            stopping = bool(stop) if world == 1 else done % SYNC_EVERY == 0 and any(gathered(bool(stop)))
+            if stopping or done == settings.steps or _every(settings.checkpoint_every, done):
                 save(done)
-            if stop and done < settings.steps:
+            if stopping and done < settings.steps:
                 raise Interrupted(done, checkpoint)
+    gathered(None)  # nobody reads a file before it is written
     model.eval()
     return history
 
@@ -156,16 +174,23 @@ def _every(interval: int, done: int) -> bool:
 
 def _backward(model: nn.Module, batch: tuple, loss: Callable[..., Tensor], settings: Settings,
               device: torch.device) -> Tensor:
-    """Add the gradient of the batch's mean loss to the parameters; returns that loss, still on the device."""
-    size = next(len(b) for b in batch if isinstance(b, Tensor))
-    count = min(settings.micro_batches, size)
-    columns = [b.tensor_split(count) if isinstance(b, Tensor) else (b,) * count for b in batch]
+    """Add the gradient of the batch's mean loss to the parameters; returns this process's share of that loss, still on
+    the device."""
+    size, world = next(len(b) for b in batch if isinstance(b, Tensor)), ranks()[1]
+    if size < world:
+        raise UserError(f"a batch of {size} cannot be shared among {world} processes; use fewer, or a larger batch")
+    own = [own_part(b) if isinstance(b, Tensor) else b for b in batch]
+    count = min(settings.micro_batches, next(len(b) for b in own if isinstance(b, Tensor)))
+    columns = [b.tensor_split(count) if isinstance(b, Tensor) else (b,) * count for b in own]
     total = torch.zeros((), device=device)
-    for part in zip(*columns):
+    for number, part in enumerate(zip(*columns), 1):
         share = next(len(p) for p in part if isinstance(p, Tensor)) / size
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            value = loss(model, *part)
-        (value * share).backward()
+        # Processes exchange gradients once a step, after the last part.
+        alone = model.no_sync() if world > 1 and number < count else nullcontext()
+        with alone:
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                value = loss(model, *part)
+            (value * share * world).backward()  # the exchange takes the mean over processes; the loss is a sum
         total += value.detach() * share
     return total
 

@@ -15,6 +15,7 @@ from .data.augment import augment, to_input
 from .data.sampling import BatchOrder, generator_for
 from .data.task import Images, Task
 from .distill import distillation_loss
+from .distributed import is_main
 from .evaluate import Evaluation, evaluate, predict_logits, run_over
 from .files import UserError, atomic_path
 from .hyperrule import HyperRule
@@ -202,7 +203,7 @@ def _finish(run: Run, started: float, out: str | Path | None) -> Run:
     run.val_accuracy = run.evaluate("val").accuracy
     run.test_accuracy = run.evaluate("test").accuracy
     run.seconds = time.perf_counter() - started
-    if out:
+    if out and is_main():
         run.save(out)
     return run
 

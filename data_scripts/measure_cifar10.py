@@ -18,7 +18,9 @@ from bitlib.trainer import pick_device
 from bitlib.transfer import default_rule
 
 SEEDS = range(5)
-SCRATCH_RATES, SCRATCH_STEPS = (0.03, 0.1), 100
+SCRATCH_RATES = (0.03, 0.1)
+SCRATCH_STEPS = {1: 100, 5: 100, 10: 200, 25: 300, 100: 500}  # longer than fine-tuning, which needs less
+PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1)  # of the linear head: inverse strengths
 
 
 def finetuned(name, task, shots, seed, device):
@@ -26,21 +28,21 @@ def finetuned(name, task, shots, seed, device):
     return bitlib.finetune(model, task.few_shot(shots, seed), None, device, seed, progress=False)
 
 
-def probed(name, task, shots, seed, device):
+def probed(name, task, shots, seed, device, c):
     model = bitlib.create_model(name, task.num_classes, pretrained=True)
-    return bitlib.linear_probe(model, task.few_shot(shots, seed), device=device, c=0.01)
+    return bitlib.linear_probe(model, task.few_shot(shots, seed), device=device, c=c)
 
 
 def scratch(name, task, shots, seed, device, lr):
     subset, model = task.few_shot(shots, seed), bitlib.create_model(name, task.num_classes, seed=seed)
-    rule = default_rule(model, subset).adapted(base_lr=lr, steps=SCRATCH_STEPS)
+    rule = default_rule(model, subset).adapted(base_lr=lr, steps=SCRATCH_STEPS[shots])
     return bitlib.finetune(model, subset, rule, device, seed, progress=False)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["photos-L", "photos-M", "photos-S"], metavar="MODEL")
-    parser.add_argument("--shots", nargs="+", type=int, default=[1, 5, 10, 25, 100], metavar="K")
+    parser.add_argument("--shots", nargs="+", type=int, default=list(SCRATCH_STEPS), choices=SCRATCH_STEPS, metavar="K")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     device, task, largest = pick_device(args.device), bitlib.load_task("cifar10"), args.models[0]
@@ -55,8 +57,15 @@ def main():
     by_rate = {lr: fmean(cells(f"rate {lr} {seed}", lambda lr=lr, seed=seed: scratch(
         largest, task, 10, seed, device, lr).val_accuracy) for seed in range(100, 102)) for lr in SCRATCH_RATES}
     best = max(by_rate, key=by_rate.get)
+    # So does the head with its penalty, for each number of pictures. The test pictures stay out of it.
+    trial = replace(task, test=task.val.subset(torch.arange(1)))
+    by_penalty = {shots: {c: fmean(cells(f"penalty {c} {shots} {seed}", lambda c=c, shots=shots, seed=seed: probed(
+        largest, trial, shots, seed, device, c).val_accuracy) for seed in range(100, 102)) for c in PENALTIES}
+        for shots in tqdm(args.shots, unit="shots")}
+    penalty = {shots: max(values, key=values.get) for shots, values in by_penalty.items()}
     arms = {f"finetune_{name}": (f"{name}, fine-tuned", lambda *a, name=name: finetuned(name, *a)) for name in args.models}
-    arms["linear_probe"] = (f"{largest}, frozen, linear head", lambda *a: probed(largest, *a))
+    arms["linear_probe"] = (f"{largest}, frozen, linear head",
+                            lambda task, shots, *a: probed(largest, task, shots, *a, penalty[shots]))
     arms["scratch"] = ("from scratch", lambda *a: scratch(largest, *a, best))
     measured = {key: {} for key in arms}
     with tqdm(total=len(arms) * len(args.shots) * len(SEEDS), unit="run") as bar:
@@ -70,7 +79,8 @@ def main():
                     bar.update()
     record("cifar10", {
         "task": task.name, "fingerprint": task.fingerprint, "shots": args.shots, "seeds": list(SEEDS), "n_test": len(task.test),
-        "recipe": recipe, "scratch_steps": SCRATCH_STEPS, "scratch_lr": best,
+        "recipe": recipe, "scratch_steps": {str(k): SCRATCH_STEPS[k] for k in args.shots}, "scratch_lr": best,
+        "head_c": {str(k): v for k, v in penalty.items()},
         "scratch_lr_validation": {str(k): v for k, v in by_rate.items()},
         "methods": {key: label for key, (label, _) in arms.items()}, **measured}, device)
     cells.clear()

@@ -1,0 +1,68 @@
+"""Several processes that train one model, as `torchrun` starts them: who am I, which share is mine, who writes.
+
+Every process draws the same batch and takes its own part of it, so nothing is seen twice, and the result is that of one
+process up to rounding, on any number of them. Knows nothing of models and tasks. Without torchrun, all of it is one rank.
+"""
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def ranks() -> tuple[int, int]:
+    """(number of this process, number of processes); (0, 1) where there is only one."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes files and prints."""
+    return ranks()[0] == 0
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Join the other processes for the length of the block, if torchrun started several; else do nothing.
+
+    NCCL where every process has a GPU of its own, gloo otherwise.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+        yield
+        return
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    gpus = torch.cuda.is_available() and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) <= torch.cuda.device_count()
+    if gpus:
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if gpus else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """This process's part of a batch, cut along dimension 0; the parts of all processes make up the batch."""
+    rank, world = ranks()
+    return tensor.tensor_split(world)[rank]
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """The sum over all processes."""
+    if ranks()[1] > 1:
+        tensor = tensor.clone()
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def gathered(part: object) -> list:
+    """What every process passed, in the order of their numbers. A barrier, too."""
+    world = ranks()[1]
+    if world == 1:
+        return [part]
+    everything: list = [None] * world
+    dist.all_gather_object(everything, part)
+    return everything
