@@ -130,11 +130,16 @@ class Norms(Explorable):
 
         model = create_model("glyphs-L", pretrained=True).eval()
         with torch.no_grad():
-            return cls.of(model.stage_features(to_input(resize(load_task("digits").val.images[:64], 32)))["stage4"][:, ::48])
+            return cls.of(model.stage_features(to_input(resize(load_task("digits").val.images[:64], 32)))["stage4"][:, ::64])
 
     @classmethod
     def of(cls, x: Tensor, **traits) -> Norms:
-        """From activations, float [N, C, H, W] with N at least 64 and C at least 8; of these, the first 64 and the first 8."""
+        """From activations, float [N, C, H, W], of which it takes the first 64 pictures and 8 channels.
+
+        Raises ValueError for fewer of them.
+        """
+        if len(x) < 64 or x.shape[1] < 8:
+            raise ValueError(f"activations are {tuple(x.shape)}; 64 pictures and 8 channels are needed")
         x = x[:64, :8].double()
         return cls(means=[_rounded(row, 9) for row in x.mean((2, 3))],
                    squares=[_rounded(row, 9) for row in x.square().mean((2, 3))], **traits)

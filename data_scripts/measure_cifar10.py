@@ -1,4 +1,5 @@
-"""Measure few-shot transfer from the course's photo models to CIFAR-10, and write results/cifar10.json.
+"""Measure few-shot transfer from the course's photo models to CIFAR-10, and write results/cifar10.json
+and cifar10_scales.json.
 
     python data_scripts/measure_cifar10.py [--models photos-L photos-M photos-S]
 Five draws of the training pictures a cell, as in the paper; test pictures are looked at once a run, at its end. Needs
@@ -20,6 +21,7 @@ from bitlib.transfer import default_rule
 SEEDS = range(5)
 SCRATCH_RATES = (0.03, 0.1)
 SCRATCH_STEPS = {1: 100, 5: 100, 10: 200, 25: 300, 100: 500}  # longer than fine-tuning, which needs less
+METHODS = {"finetune": "fine-tuned", "linear_probe": "frozen, linear head", "scratch": "from scratch"}
 PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1)  # of the linear head: inverse strengths
 
 
@@ -63,13 +65,13 @@ def main():
         largest, trial, shots, seed, device, c).val_accuracy) for seed in range(100, 102)) for c in PENALTIES}
         for shots in tqdm(args.shots, unit="shots")}
     penalty = {shots: max(values, key=values.get) for shots, values in by_penalty.items()}
-    arms = {f"finetune_{name}": (f"{name}, fine-tuned", lambda *a, name=name: finetuned(name, *a)) for name in args.models}
-    arms["linear_probe"] = (f"{largest}, frozen, linear head",
-                            lambda task, shots, *a: probed(largest, task, shots, *a, penalty[shots]))
-    arms["scratch"] = ("from scratch", lambda *a: scratch(largest, *a, best))
+    arms = {"finetune": lambda *a: finetuned(largest, *a),
+            "linear_probe": lambda task, shots, *a: probed(largest, task, shots, *a, penalty[shots]),
+            "scratch": lambda *a: scratch(largest, *a, best)}
+    arms |= {f"finetune_{name}": lambda *a, name=name: finetuned(name, *a) for name in args.models[1:]}
     measured = {key: {} for key in arms}
     with tqdm(total=len(arms) * len(args.shots) * len(SEEDS), unit="run") as bar:
-        for key, (_, run) in arms.items():
+        for key, run in arms.items():
             for shots in args.shots:
                 measured[key][str(shots)] = []
                 for seed in SEEDS:
@@ -77,12 +79,15 @@ def main():
                                      lambda run=run, shots=shots, seed=seed: run(task, shots, seed, device).test_accuracy)
                     measured[key][str(shots)].append(accuracy)
                     bar.update()
+    common = {"task": task.name, "fingerprint": task.fingerprint, "shots": args.shots, "seeds": list(SEEDS),
+              "n_test": len(task.test), "recipe": recipe}
     record("cifar10", {
-        "task": task.name, "fingerprint": task.fingerprint, "shots": args.shots, "seeds": list(SEEDS), "n_test": len(task.test),
-        "recipe": recipe, "scratch_steps": {str(k): SCRATCH_STEPS[k] for k in args.shots}, "scratch_lr": best,
-        "head_c": {str(k): v for k, v in penalty.items()},
-        "scratch_lr_validation": {str(k): v for k, v in by_rate.items()},
-        "methods": {key: label for key, (label, _) in arms.items()}, **measured}, device)
+        **common, "model": largest, "scratch_steps": {str(k): SCRATCH_STEPS[k] for k in args.shots}, "scratch_lr": best,
+        "scratch_lr_validation": {str(k): v for k, v in by_rate.items()}, "head_c": {str(k): v for k, v in penalty.items()},
+        "methods": METHODS, **{key: measured[key] for key in METHODS}}, device)
+    record("cifar10_scales", {**common, "methods": {name: name for name in sorted(args.models, reverse=True)},
+                              largest: measured["finetune"],
+                              **{name: measured[f"finetune_{name}"] for name in args.models[1:]}}, device)
     cells.clear()
 
 

@@ -95,8 +95,7 @@ def test_norms(visit):
     shown = figure(page, "norms")
     model = bitlib.create_model("glyphs-L", pretrained=True).eval()
     with torch.no_grad():
-        x = model.stage_features(to_input(resize(bitlib.load_task("digits").val.images[:64], 32)))["stage4"][:, ::48]
-    x = x[:, :8].double()
+        x = model.stage_features(to_input(resize(bitlib.load_task("digits").val.images[:64], 32)))["stage4"][:, ::64].double()
 
     def check() -> float:
         now, channel = state(shown), 1
@@ -309,6 +308,11 @@ def test_every_figure_of_the_library_is_on_the_page():
     assert sorted(p.stem for p in explore.FOLDER.glob("*.mjs")) == sorted((*NAMES, "kit"))
     for kind in kinds:
         assert set(kind().limits) <= set(kind.class_trait_names())
+
+
+def test_norms_need_enough_to_choose_from():
+    with pytest.raises(ValueError, match="64 pictures and 8 channels are needed"):
+        explore.Norms.of(torch.zeros(64, 6, 2, 2))
 
 
 def test_static_html_cannot_be_broken_out_of():
