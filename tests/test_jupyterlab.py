@@ -1,6 +1,7 @@
 """An interactive figure in a live JupyterLab: Python moves the figure, and the figure moves Python."""
 import json
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -53,7 +54,7 @@ def test_traits_and_figure_follow_each_other(lab, browser):
     address, token = lab
     context = browser.new_context(viewport={"width": 1280, "height": 1000})
     page, errors = context.new_page(), []
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(120_000)
     page.on("pageerror", lambda e: errors.append(str(e)))
     # The widget's module comes from the kernel, so nothing but the local server is needed.
     context.route("**/*", lambda r: r.continue_() if r.request.url.startswith((address, "data:", "blob:")) else r.abort())
@@ -64,8 +65,10 @@ def test_traits_and_figure_follow_each_other(lab, browser):
     def run(number: int) -> None:
         cells.nth(number).locator(".cm-content").click()
         page.keyboard.press("Control+Enter")
+        cells.nth(number).locator(".jp-InputPrompt", has_text=re.compile(r"\[[*\d]+\]")).wait_for()
 
-    page.get_by_text("Python 3", exact=False).first.wait_for()
+    # A key that is pressed before the kernel is there is lost.
+    page.locator(".jp-StatusBar-Widget, #jp-main-statusbar").get_by_text("Idle").first.wait_for()
     run(0)
     shown = page.locator(".bl-x-softmax")
     shown.wait_for()

@@ -34,6 +34,15 @@ def test_landing_page_the_line_from_scratch_is_the_lowest():
     assert data["scratch_recipe"]["steps"] == 2 * data["recipe"]["steps"]  # "twice the steps"
 
 
+def test_results_page_on_how_much_is_trained():
+    data = load("transfer_map")
+    assert all(len(cell) == data["n_seeds"] == 5 for scale in data["accuracy"] for row in scale for cell in row)
+    for scale in data["accuracy"]:
+        for column in zip(*scale):
+            cells = [fmean(cell) for cell in column]
+            assert max(cells) - min(cells) < 0.015  # "within a point and a half"
+
+
 def test_results_page_on_cifar10():
     data = load("cifar10")
     tuned, probe, scratch = (means(data, m) for m in ("finetune_photos-L", "linear_probe", "scratch"))
