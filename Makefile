@@ -2,6 +2,8 @@
 PYTHON ?= python3
 PORT ?= 8000
 BIN := .venv/bin
+# Two files are tested at a time, each on half of the cores.
+THREADS = $(shell $(PYTHON) -c "import os; print(max(1, (os.cpu_count() or 2) // 2))")
 
 .PHONY: help env book test lab serve clean
 .DEFAULT_GOAL := help
@@ -17,8 +19,8 @@ book: env  ## build the website into _build/html
 	$(BIN)/python data_scripts/check_book.py
 
 test: book  ## build the website, then run all tests and all notebooks
-	$(BIN)/python -m pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=600 \
-		--nbval-sanitize-with=tests/nbval_sanitize.cfg
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest tests notebooks -n 2 --dist loadfile --nbval --nbval-current-env \
+		--nbval-cell-timeout=600 --nbval-sanitize-with=tests/nbval_sanitize.cfg
 
 lab: env  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
