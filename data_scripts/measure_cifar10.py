@@ -85,7 +85,7 @@ def main():
         **common, "model": largest, "scratch_steps": {str(k): SCRATCH_STEPS[k] for k in args.shots}, "scratch_lr": best,
         "scratch_lr_validation": {str(k): v for k, v in by_rate.items()}, "head_c": {str(k): v for k, v in penalty.items()},
         "methods": METHODS, **{key: measured[key] for key in METHODS}}, device)
-    record("cifar10_scales", {**common, "methods": {name: name for name in sorted(args.models, reverse=True)},
+    record("cifar10_scales", {**common, "methods": {name: name for name in args.models[::-1]},
                               largest: measured["finetune"],
                               **{name: measured[f"finetune_{name}"] for name in args.models[1:]}}, device)
     cells.clear()

@@ -284,6 +284,7 @@ def test_nothing_moves_by_itself_and_print_shows_no_controls(visit):
     page.emulate_media(media="print")
     assert page.locator(".bl-explorable input:visible, .bl-explorable button:visible").count() == 0
     assert page.locator(".bl-explorable svg:visible").count() >= 5
+    assert page.locator("#figure-norms .bl-x-choice label:visible").all_inner_texts() == ["batch"]  # what was chosen
 
 
 def test_without_scripts_and_with_a_broken_one_the_picture_stays(visit, browser, site):
