@@ -18,7 +18,7 @@ def means(data: dict, method: str) -> dict[int, float]:
     return {int(shots): fmean(values) for shots, values in data[method].items()}
 
 
-@pytest.mark.parametrize("name", ["digits", "digits_scales", "cifar10"])
+@pytest.mark.parametrize("name", ["digits", "digits_scales", "cifar10", "cifar10_scales"])
 def test_every_cell_has_five_draws(name):
     data = load(name)
     assert data["seeds"] == [0, 1, 2, 3, 4] and data["commit"] and data["torch"] and data["device"]
@@ -45,13 +45,19 @@ def test_results_page_on_how_much_is_trained():
 
 def test_results_page_on_cifar10():
     data = load("cifar10")
-    tuned, probe, scratch = (means(data, m) for m in ("finetune_photos-L", "linear_probe", "scratch"))
-    assert all(probe[k] > tuned[k] for k in (5, 10, 100))  # "ahead of it from five shots on"
-    assert scratch[100] - scratch[5] < 0.05  # "hardly begun to learn"
+    tuned, probe, scratch = (means(data, m) for m in ("finetune", "linear_probe", "scratch"))
+    assert all(probe[k] > tuned[k] for k in tuned if k >= 5)  # "ahead of it from five shots on"
     assert all(tuned[k] > scratch[k] + 0.1 for k in tuned)  # "the lead over random weights"
     assert tuned[5] - tuned[1] > 0.1  # "the steep rise"
     assert max(tuned[1], probe[1]) < 0.579 and max(tuned[5], probe[5]) < 0.823  # "so far below"
-    assert data["scratch_steps"] == data["recipe"]["steps"]  # "as well"
+    steps = list(data["scratch_steps"].values())
+    assert steps == sorted(steps) and steps[-1] > steps[0] >= data["recipe"]["steps"]  # "more steps the more pictures"
+    scales = load("cifar10_scales")
+    assert scales["photos-L"] == data["finetune"]
+    order = [means(scales, m) for m in ("photos-S", "photos-M", "photos-L")]
+    assert all(a[k] < b[k] for a, b in zip(order, order[1:]) for k in a if k >= 5)  # "more upstream data help"
+    spread = max(stdev(scales[m]["10"]) for m in scales["methods"])
+    assert min(b[10] - a[10] for a, b in zip(order, order[1:])) > spread
 
 
 def test_results_page_on_sizes():
