@@ -4,6 +4,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,10 @@ def cache_dir() -> Path:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`; renamed to it when the block ends well, removed when it does not.
+    """A temporary file near `path`; renamed to it when the block ends well, removed when it does not.
+
+    It lies in a folder of its own beside `path`, where writers may leave temporary files of theirs as well; see
+    `remove_unfinished` for what a killed process leaves behind.
 
     So `path` holds either what it held before or all of the new content, even after a crash. The folder is created.
     Raises UserError where it cannot be written to, or the disk is full.
@@ -31,16 +35,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     except OSError as error:
         raise UserError(f"cannot write to {path.parent} ({error.strerror}); choose another folder") from None
-    os.close(handle)
-    temporary = Path(name)
+    temporary = folder / path.name
     try:
+        temporary.touch()
         yield temporary
         with open(temporary, "rb+") as f:
             os.fsync(f.fileno())
-        # mkstemp makes files private; give this one the permissions that an ordinary new file has.
+        # Some writers make private files; give this one the permissions that an ordinary new file has.
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
@@ -50,7 +54,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
             raise UserError(f"cannot write {path} ({reason}); free some space, or choose another folder") from None
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what processes left that were killed while they wrote `path`. Only for a file that nobody else writes now."""
+    for folder in path.parent.glob(f".{path.name}.*.tmp"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def no_room(error: Exception) -> str:

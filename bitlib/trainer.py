@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from .distributed import gathered, is_main, own_part, ranks, summed
-from .files import UserError, atomic_path
+from .files import UserError, atomic_path, remove_unfinished
 
 SYNC_EVERY = 20  # steps between two looks at the loss; each look waits for the device
 
@@ -112,8 +112,7 @@ def train(model: nn.Module, batch: Callable[[int], tuple], loss: Callable[..., T
                                 fused=device.type in ("cpu", "cuda") or None)
     history, start = History(), 0
     if resume and checkpoint and is_main():
-        for left in checkpoint.parent.glob(f".{checkpoint.name}.*.tmp"):  # of a process that was killed while it wrote
-            left.unlink()
+        remove_unfinished(checkpoint)
     if resume and checkpoint and checkpoint.exists():
         start, history = load_checkpoint(checkpoint, model, optimizer, params, identity or {})
     began = time.perf_counter() - history.seconds
