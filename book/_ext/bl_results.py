@@ -104,14 +104,17 @@ def draw(data):
     parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{axis}</text>')
     marks = ("M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0", "M-4,-4h8v8h-8z", "M0,-5L5,4H-5z", "M0,-5L5,0L0,5L-5,0z")
     rows = 18 * len(data["methods"])
-    parts.append(f'<rect class="legend" x="{WIDTH - 206}" y="{HEIGHT - BOTTOM - 10 - rows}" width="190" height="{rows + 6}"/>')
+    highest = max(m + d for key in data["methods"] for m, d in (summary(data[key][str(s)]) for s in shots))
+    # The legend goes where no line is: under the lines, or over them where they all stay low.
+    foot = y(highest) - 10 if y(highest) - TOP > rows + 10 else HEIGHT - BOTTOM - 10
+    parts.append(f'<rect class="legend" x="{WIDTH - 206}" y="{foot - rows}" width="190" height="{rows + 6}"/>')
     for i, (key, label) in enumerate(data["methods"].items()):
         stats = {s: summary(data[key][str(s)]) for s in shots}
         points = " ".join(f"{x[s]:.1f},{y(stats[s][0]):.1f}" for s in shots)
         bars = "".join(f'<line x1="{x[s]:.1f}" x2="{x[s]:.1f}" y1="{y(m - d):.1f}" y2="{y(min(100, m + d)):.1f}"/>'
                        for s, (m, d) in stats.items())
         dots = "".join(f'<path d="{marks[i]}" transform="translate({x[s]:.1f},{y(stats[s][0]):.1f})"/>' for s in shots)
-        line_y = HEIGHT - BOTTOM - 14 - 18 * (len(data["methods"]) - 1 - i)
+        line_y = foot - 4 - 18 * (len(data["methods"]) - 1 - i)
         parts.append(f'<g class="series s{i}"><polyline points="{points}"/>{bars}{dots}'
                      f'<path d="{marks[i]}" transform="translate({WIDTH - 196},{line_y - 4})"/></g>'
                      f'<text x="{WIDTH - 184}" y="{line_y}">{html.escape(label)}</text>')
