@@ -52,6 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--micro-batches", type=_positive, default=1, metavar="M",
                          help="split every batch into M parts to save memory; the result is the same up to rounding")
         sub.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+        sub.add_argument("--compile", action="store_true", help="use torch.compile, which takes a minute to start and a C++ compiler")
+        sub.add_argument("--ema", type=float, default=0.0, metavar="D",
+                         help="end with a moving average of the weights of this decay, for example 0.999 (default: 0, off)")
         sub.add_argument("--seed", type=int, default=0)
         sub.add_argument("--checkpoint-every", type=int, default=500, metavar="N", help="in steps (default: 500)")
         sub.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR, if there is one")
@@ -173,8 +176,8 @@ def _prepare(args):
 
 
 def _loop(args) -> dict:
-    return {"precision": args.precision, "micro_batches": args.micro_batches, "resume": args.resume,
-            "checkpoint_every": args.checkpoint_every, "progress": not args.quiet}
+    return {"precision": args.precision, "micro_batches": args.micro_batches, "compile": args.compile, "ema": args.ema,
+            "resume": args.resume, "checkpoint_every": args.checkpoint_every, "progress": not args.quiet}
 
 
 def _report(run, out: Path) -> None:
@@ -313,9 +316,7 @@ def run_pretrain(args) -> None:
     recipe = Upstream(arch=args.arch, side=args.side, weight_decay=args.weight_decay,
                       **{k: v for k, v in given.items() if v is not None})
     task = load_task(args.data, skip_bad=args.skip_bad)
-    result = pretrain(task, recipe, args.device, args.seed, out / "checkpoint" / "state.safetensors",
-                      resume=args.resume, checkpoint_every=args.checkpoint_every, precision=args.precision,
-                      micro_batches=args.micro_batches, progress=not args.quiet)
+    result = pretrain(task, recipe, args.device, args.seed, out / "checkpoint" / "state.safetensors", **_loop(args))
     if not is_main():
         return
     save_weights(result.model, out / "model.safetensors", {

@@ -11,6 +11,7 @@ from .data.augment import to_input
 from .data.sampling import generator_for
 from .data.task import Images
 from .distributed import gathered, ranks
+from .norm import hold_standardized, standardized_convs
 
 EVAL_BATCH = 256  # fixed, so that the order of a sum, and so its last bit, does not depend on the caller
 
@@ -38,7 +39,8 @@ def predict_logits(model: nn.Module, images: Images, side: int) -> Tensor:
     was_training = model.training
     model.eval()
     try:
-        return run_over(model, images, side, next(model.parameters()).device)
+        with hold_standardized(standardized_convs(model)):
+            return run_over(model, images, side, next(model.parameters()).device)
     finally:
         model.train(was_training)
 

@@ -6,6 +6,8 @@ weights, and every norm of the body is a group norm (paper section 3.3; official
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -37,9 +39,100 @@ class StdConv2d(nn.Conv2d):
     x: float [N, in, H, W] -> float [N, out, H', W']. The stored weight stays as the optimizer left it.
     """
 
+    held: Tensor | None = None  # the standardised weight, while `hold_standardized` keeps it
+
     def forward(self, x: Tensor) -> Tensor:
-        weight = standardize_weight(self.weight)
+        weight = standardize_weight(self.weight) if self.held is None else self.held
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+def standardized_convs(model: nn.Module) -> list[StdConv2d]:
+    """The weight-standardised convolutions of a model."""
+    return [m for m in model.modules() if isinstance(m, StdConv2d)]
+
+
+@contextmanager
+def hold_standardized(convs: Iterable[StdConv2d]) -> Iterator[None]:
+    """Standardise the weights of these convolutions once, for the length of the block, instead of at every call.
+
+    For weights that do not change within it: frozen layers, evaluation. No gradient reaches them.
+    """
+    convs = [c for c in convs if c.held is None]
+    try:
+        for conv in convs:
+            conv.held = standardize_weight(conv.weight.detach())
+        yield
+    finally:
+        for conv in convs:
+            conv.held = None
+
+
+class StandardizeOnce:
+    """Weight standardisation once a step, forward and backward, however many parts the batch is cut into. A context.
+
+    The parts before the last one see a copy of the standardised weights, which collects their gradients; in the backward
+    pass of the last (call `last` before it) these join its own on the way through the standardisation. The gradient is
+    the same sum, in another order.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.convs = [c for c in standardized_convs(model) if c.weight.requires_grad]
+
+    def __enter__(self) -> StandardizeOnce:
+        self.whole = [standardize_weight(conv.weight) for conv in self.convs]
+        for conv, weight in zip(self.convs, self.whole):
+            conv.held = weight.detach().requires_grad_()
+        return self
+
+    def last(self) -> None:
+        """The next part is the last one."""
+        for conv, weight in zip(self.convs, self.whole):
+            if conv.held.grad is not None:
+                weight.register_hook(conv.held.grad.add)
+            conv.held = weight
+
+    def __exit__(self, *_) -> None:
+        self.whole = []
+        for conv in self.convs:
+            conv.held = None
+
+
+class _GroupNorm16(torch.autograd.Function):
+    """Group norm of 16-bit activations: statistics and arithmetic in 32 bits, nothing kept but the 16-bit input.
+
+    Autocast on a GPU would turn the activations into 32 bits, and keep them; on a CPU, PyTorch's 16-bit backward pass
+    takes twice the time of the 32-bit one (benchmarks/), so a copy is made for it and dropped.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+        n, c, *pixels = x.shape
+        if x.is_cuda:  # the CUDA kernel wants one type
+            weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+        y, mean, rstd = torch.native_group_norm(x, weight, bias, n, c, pixels[0] * pixels[1], groups, eps)
+        ctx.save_for_backward(x, weight, mean, rstd)
+        ctx.groups = groups
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, weight, mean, rstd = ctx.saved_tensors
+        n, c, *pixels = x.shape
+        dtype = x.dtype
+        if not x.is_cuda:
+            grad, x = grad.float(), x.float()
+        dx, dw, db = torch.ops.aten.native_group_norm_backward(
+            grad, x, mean, rstd, weight, n, c, pixels[0] * pixels[1], ctx.groups, list(ctx.needs_input_grad[:3]))
+        return *(None if d is None else d.to(t) for d, t in ((dx, dtype), (dw, torch.float32), (db, torch.float32))), None, None
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group norm that leaves 16-bit activations in 16 bits, with statistics in 32. x: float [N, C, H, W] -> the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype in (torch.bfloat16, torch.float16) and self.weight.dtype == torch.float32:
+            return _GroupNorm16.apply(x, self.weight, self.bias, self.num_groups, self.eps)
+        return super().forward(x)
 
 
 def make_norm(kind: str, channels: int, groups: int) -> nn.Module:
@@ -50,7 +143,7 @@ def make_norm(kind: str, channels: int, groups: int) -> nn.Module:
     if kind == "gn":
         if channels % groups:
             raise ValueError(f"{channels} channels cannot be split into {groups} equal groups")
-        return nn.GroupNorm(groups, channels, eps=GN_EPS)
+        return GroupNorm(groups, channels, eps=GN_EPS)
     if kind == "bn":
         return nn.BatchNorm2d(channels)
     raise ValueError(f"unknown norm {kind!r}; choose 'gn' or 'bn'")

@@ -67,10 +67,12 @@ class Pretrained:
 
 def pretrain(task: Task, recipe: Upstream = Upstream(), device: str | torch.device = "auto", seed: int = 0,
              checkpoint: Path | None = None, *, resume: bool = False, checkpoint_every: int = 500,
-             precision: str = "fp32", micro_batches: int = 1, progress: bool | str = True) -> Pretrained:
+             precision: str = "fp32", micro_batches: int = 1, compile: bool = False, ema: float = 0.0,
+             progress: bool | str = True) -> Pretrained:
     """Train a network on `task` from scratch, with one softmax over its classes.
 
-    checkpoint: file for the state, from which `resume` goes on to the same bits. Raises as `trainer.train` does.
+    checkpoint: file for the state, from which `resume` goes on to the same bits. The keywords after it are those of
+    `trainer.Settings`. Raises as `trainer.train` does.
     """
     device = pick_device(device)
     model = ResNetV2(ARCHS[recipe.arch], task.num_classes, seed).to(device, memory_format=torch.channels_last)
@@ -89,9 +91,9 @@ def pretrain(task: Task, recipe: Upstream = Upstream(), device: str | torch.devi
         return F.cross_entropy(net(x), y)
 
     settings = Settings(recipe.steps, recipe.learning_rate, recipe.momentum, recipe.weight_decay, micro_batches,
-                        precision, checkpoint_every)
+                        precision, checkpoint_every, compile=compile, ema=ema, prefetch=images.prefetch)
     identity = {"task": task.fingerprint, "seed": seed, "precision": precision, "micro_batches": micro_batches,
-                **recipe.__dict__}
+                **({"ema": ema} if ema else {}), **recipe.__dict__}
     history = train(model, batch, loss, settings, checkpoint=checkpoint, resume=resume, identity=identity,
                     progress=progress)
     val, test = (evaluate(model, split, recipe.side).accuracy for split in (task.val, task.test))

@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from .distributed import gathered, is_main, own_part, ranks, summed
 from .files import UserError, atomic_path, remove_unfinished
+from .norm import StandardizeOnce, hold_standardized, standardized_convs
 
 SYNC_EVERY = 20  # steps between two looks at the loss; each look waits for the device
 
@@ -41,6 +49,9 @@ class Settings:
     """How to train. lr: learning rate of each step, counted from 0. micro_batches: parts a batch is split into.
 
     precision: "fp32", or "bf16" for autocast. checkpoint_every, evaluate_every: in steps; 0 means only at the end.
+    compile: run the model through torch.compile, which takes a minute and a C++ compiler first. ema: decay per step of an
+    exponential moving average of the weights, in [0, 1), which the model ends with; 0 is off. prefetch: batches that are
+    made ahead, in a thread, while the model trains.
     """
 
     steps: int
@@ -51,8 +62,13 @@ class Settings:
     precision: str = "fp32"
     checkpoint_every: int = 0
     evaluate_every: int = 0
+    compile: bool = False
+    ema: float = 0.0
+    prefetch: int = 0
 
     def __post_init__(self):
+        if not 0 <= self.ema < 1:
+            raise UserError(f"ema is {self.ema}; it lies between 0 (off) and 1, for example 0.999")
         if self.precision not in ("fp32", "bf16"):
             raise UserError(f"unknown precision {self.precision!r}; choose fp32 or bf16")
         if self.micro_batches < 1:
@@ -104,22 +120,30 @@ def train(model: nn.Module, batch: Callable[[int], tuple], loss: Callable[..., T
     Of several processes each takes its part of every batch, the first one writes, and all end with the same weights; a
     checkpoint can be resumed by another number of them. Batches must have a picture for each process.
 
-    Raises Interrupted; UserError where the loss is not finite, or the checkpoint does not fit.
+    Where the device runs out of memory, the number of micro-batches is doubled and the step done again: the same step up
+    to rounding. With several processes, which would have to do so together, it is an error.
+
+    Raises Interrupted; UserError where the loss is not finite, where one picture alone does not fit into memory, or where
+    the checkpoint does not fit.
     """
     device = next(model.parameters()).device
+    if settings.compile and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise UserError("torch.compile needs a C++ compiler, and there is no g++ here; install one, or train without it")
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.SGD(params.values(), lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay,
                                 fused=device.type in ("cpu", "cuda") or None)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema)) if settings.ema else None
     history, start = History(), 0
     if resume and checkpoint and is_main():
         remove_unfinished(checkpoint)
     if resume and checkpoint and checkpoint.exists():
-        start, history = load_checkpoint(checkpoint, model, optimizer, params, identity or {})
+        start, history = load_checkpoint(checkpoint, model, optimizer, params, identity or {}, average)
     began = time.perf_counter() - history.seconds
     pending: list[tuple[int, float, Tensor]] = []  # losses still on the device
     world = ranks()[1]
     # Batch-norm statistics stay each process's own, as on as many devices without SyncBatchNorm.
     net = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
+    gradients = Gradients(torch.compile(net) if settings.compile else net, loss, settings, device)
 
     def collect() -> None:
         values = summed(torch.stack([value for _, _, value in pending])).tolist() if pending else []
@@ -134,19 +158,23 @@ def train(model: nn.Module, batch: Callable[[int], tuple], loss: Callable[..., T
         collect()
         history.seconds = time.perf_counter() - began
         if checkpoint and is_main():
-            save_checkpoint(checkpoint, model, optimizer, params, done, history, identity or {})
+            save_checkpoint(checkpoint, model, optimizer, params, done, history, identity or {}, average)
 
     model.train()
     bar = tqdm(total=settings.steps, initial=start, disable=not progress or not is_main(), unit="step", leave=False,
                desc=progress if isinstance(progress, str) else None)
-    with bar, _catch_signals() as stop:
-        for step in range(start, settings.steps):
+    frozen = [c for c in standardized_convs(model) if not c.weight.requires_grad]
+    batches = ahead(batch, range(start, settings.steps), settings.prefetch)
+    with bar, hold_standardized(frozen), closing(batches), _catch_signals() as stop:
+        for step, made in zip(range(start, settings.steps), batches):
             lr = settings.lr(step)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             optimizer.zero_grad(set_to_none=True)
-            pending.append((step, lr, _backward(net, batch(step), loss, settings, device)))
+            pending.append((step, lr, gradients(made)))
             optimizer.step()
+            if average:
+                average.update_parameters(model)
             done = step + 1
             bar.update()
             if len(pending) == SYNC_EVERY:
@@ -154,7 +182,7 @@ def train(model: nn.Module, batch: Callable[[int], tuple], loss: Callable[..., T
                 bar.set_postfix(loss=f"{history.rows[-1]['loss']:.3f}", lr=f"{lr:.2g}", refresh=False)
             if evaluate and (done == settings.steps or _every(settings.evaluate_every, done)):
                 collect()
-                history.rows[-1] |= evaluate(model.eval())
+                history.rows[-1] |= evaluate((average.module if average else model).eval())
                 model.train()
             # Several processes stop together, so they ask each other, now and then.
             stopping = bool(stop) if world == 1 else done % SYNC_EVERY == 0 and any(gathered(bool(stop)))
@@ -163,6 +191,8 @@ def train(model: nn.Module, batch: Callable[[int], tuple], loss: Callable[..., T
             if stopping and done < settings.steps:
                 raise Interrupted(done, checkpoint)
     gathered(None)  # nobody reads a file before it is written
+    if average:
+        model.load_state_dict(average.module.state_dict())
     model.eval()
     return history
 
@@ -171,27 +201,75 @@ def _every(interval: int, done: int) -> bool:
     return interval > 0 and done % interval == 0
 
 
-def _backward(model: nn.Module, batch: tuple, loss: Callable[..., Tensor], settings: Settings,
-              device: torch.device) -> Tensor:
-    """Add the gradient of the batch's mean loss to the parameters; returns this process's share of that loss, still on
-    the device."""
-    size, world = next(len(b) for b in batch if isinstance(b, Tensor)), ranks()[1]
-    if size < world:
-        raise UserError(f"a batch of {size} cannot be shared among {world} processes; use fewer, or a larger batch")
-    own = [own_part(b) if isinstance(b, Tensor) else b for b in batch]
-    count = min(settings.micro_batches, next(len(b) for b in own if isinstance(b, Tensor)))
-    columns = [b.tensor_split(count) if isinstance(b, Tensor) else (b,) * count for b in own]
-    total = torch.zeros((), device=device)
-    for number, part in enumerate(zip(*columns), 1):
-        share = next(len(p) for p in part if isinstance(p, Tensor)) / size
-        # Processes exchange gradients once a step, after the last part.
-        alone = model.no_sync() if world > 1 and number < count else nullcontext()
-        with alone:
-            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                value = loss(model, *part)
-            (value * share * world).backward()  # the exchange takes the mean over processes; the loss is a sum
-        total += value.detach() * share
-    return total
+def ahead(batch: Callable[[int], tuple], steps: Iterable[int], count: int) -> Iterator[tuple]:
+    """The batches of these steps in their order, with `count` of them made in advance by a thread; 0: when asked for.
+
+    A batch is a pure function of its step, so it does not matter when it is made.
+    """
+    if count == 0:
+        yield from map(batch, steps)
+        return
+    steps, waiting = iter(steps), deque()
+    with ThreadPoolExecutor(1, "batches") as thread:
+        try:
+            for step in islice(steps, count):
+                waiting.append(thread.submit(batch, step))
+            while waiting:
+                made = waiting.popleft().result()
+                waiting.extend(thread.submit(batch, step) for step in islice(steps, 1))
+                yield made
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+class Gradients:
+    """Gradients of a batch's mean loss, part by part. Remembers how many parts the device's memory asks for."""
+
+    def __init__(self, model: nn.Module, loss: Callable[..., Tensor], settings: Settings, device: torch.device):
+        self.model, self.loss, self.device = model, loss, device
+        self.precision, self.micro_batches = settings.precision, settings.micro_batches
+
+    def __call__(self, batch: tuple) -> Tensor:
+        """Add them to the parameters; returns this process's share of the loss, still on the device."""
+        size, world = next(len(b) for b in batch if isinstance(b, Tensor)), ranks()[1]
+        if size < world:
+            raise UserError(f"a batch of {size} cannot be shared among {world} processes; use fewer, or a larger batch")
+        own = [own_part(b) if isinstance(b, Tensor) else b for b in batch]
+        pictures = next(len(b) for b in own if isinstance(b, Tensor))
+        while True:
+            count = min(self.micro_batches, pictures)
+            try:
+                return self._in_parts(own, count, size, world)
+            except torch.OutOfMemoryError:
+                if world > 1 or count == pictures:
+                    hint = f"--micro-batches {2 * count}" if count < pictures else "smaller pictures or a smaller model"
+                    raise UserError(f"the device is out of memory with {-(-pictures // count)} pictures at a time; "
+                                    f"use {hint}") from None
+            # Outside of `except`, where the traceback would keep the activations alive.
+            self.model.zero_grad(set_to_none=True)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.micro_batches = 2 * count
+            tqdm.write(f"out of memory: going on with {self.micro_batches} micro-batches, the same steps up to rounding",
+                       file=sys.stderr)
+
+    def _in_parts(self, own: list, count: int, size: int, world: int) -> Tensor:
+        columns = [b.tensor_split(count) if isinstance(b, Tensor) else (b,) * count for b in own]
+        total = torch.zeros((), device=self.device)
+        with StandardizeOnce(self.model) if count > 1 else nullcontext() as once:
+            for number, part in enumerate(zip(*columns), 1):
+                share = next(len(p) for p in part if isinstance(p, Tensor)) / size
+                if once and number == count:
+                    once.last()
+                # Processes exchange gradients once a step, after the last part.
+                alone = self.model.no_sync() if world > 1 and number < count else nullcontext()
+                with alone:
+                    with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                        value = self.loss(self.model, *part)
+                    (value * share * world).backward()  # the exchange takes the mean over processes; the loss is a sum
+                total += value.detach() * share
+        return total
 
 
 @contextmanager
@@ -221,8 +299,8 @@ def _catch_signals():
 
 
 def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, params: dict[str, nn.Parameter],
-                    step: int, history: History, identity: dict) -> None:
-    """Write weights, momentum, step and history to one safetensors file, atomically."""
+                    step: int, history: History, identity: dict, average: AveragedModel | None = None) -> None:
+    """Write weights, momentum, moving average, step and history to one safetensors file, atomically."""
     from safetensors.torch import save_file
 
     tensors = {f"model.{name}": t.detach().contiguous() for name, t in model.state_dict().items()}
@@ -230,6 +308,8 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         momentum = optimizer.state[p].get("momentum_buffer")
         if momentum is not None:
             tensors[f"momentum.{name}"] = momentum.contiguous()
+    if average:
+        tensors |= {f"average.{name}": t.detach().contiguous() for name, t in average.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     meta = {"step": str(step), "history": json.dumps(asdict(history)), "identity": json.dumps(identity, sort_keys=True)}
     with atomic_path(path) as temporary:
@@ -237,7 +317,7 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, params: dict[str, nn.Parameter],
-                    identity: dict) -> tuple[int, History]:
+                    identity: dict, average: AveragedModel | None = None) -> tuple[int, History]:
     """Restore what `save_checkpoint` wrote; returns (steps done, history).
 
     Raises UserError where the file is damaged, or names the first setting in which its run differed from this one.
@@ -254,7 +334,12 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         if theirs.get(key) != ours.get(key):
             raise UserError(f"cannot resume {path}: its run had {key} = {theirs.get(key)!r}, this one has "
                             f"{ours.get(key)!r}; use the same settings, or another --out")
-    model.load_state_dict({k.removeprefix("model."): t for k, t in tensors.items() if k.startswith("model.")})
+    def of(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+    model.load_state_dict(of("model."))
+    if average:
+        average.load_state_dict(of("average."))
     for name, p in params.items():
         if f"momentum.{name}" in tensors:
             # Same strides as the parameter: channels-last weights keep channels-last momentum.

@@ -20,6 +20,7 @@ from .evaluate import Evaluation, evaluate, predict_logits, run_over
 from .files import UserError, atomic_path
 from .hyperrule import HyperRule
 from .mixup import mixup, mixup_loss
+from .norm import hold_standardized, standardized_convs
 from .resnet import STAGES, ResNetV2
 from .trainer import History, Settings, pick_device, train
 from .weights import save_weights
@@ -106,24 +107,27 @@ def write_json(path: str | Path, content: dict) -> None:
 
 def finetune(model: ResNetV2, task: Task, rule: HyperRule | None = None, device: str | torch.device = "auto",
              seed: int = 0, out: str | Path | None = None, *, precision: str = "fp32", micro_batches: int = 1,
-             resume: bool = False, checkpoint_every: int = 0, progress: bool | str = True) -> Run:
+             compile: bool = False, ema: float = 0.0, resume: bool = False, checkpoint_every: int = 0,
+             progress: bool | str = True) -> Run:
     """Fine-tune `model` on `task` by the HyperRule; the model is changed in place, with a new head of zeros.
 
     rule: None for `default_rule`. seed: order of the examples, crops, flips, MixUp. out: folder for the result and for a
-    checkpoint from which `resume` goes on; None keeps everything in memory. What was frozen before stays frozen.
-    The test split is looked at once, at the end. Raises UserError for unreadable data or settings.
+    checkpoint from which `resume` goes on; None keeps everything in memory. What was frozen before stays frozen. The
+    keywords after it are those of `trainer.Settings`. The test split is looked at once, at the end. Raises UserError for unreadable data or settings.
     """
     def loss(net: nn.Module, x: Tensor, y: Tensor, y_other: Tensor, lam: float, indices: Tensor) -> Tensor:
         return mixup_loss(net(x), y, y_other, lam)
 
     return _fit(model, task, rule, device, seed, out, loss, {"method": "finetune"}, precision=precision,
-                micro_batches=micro_batches, resume=resume, checkpoint_every=checkpoint_every, progress=progress)
+                micro_batches=micro_batches, compile=compile, ema=ema, resume=resume, checkpoint_every=checkpoint_every,
+                progress=progress)
 
 
 def distill(model: ResNetV2, teacher: nn.Module, task: Task, rule: HyperRule | None = None,
             device: str | torch.device = "auto", seed: int = 0, out: str | Path | None = None, *, temperature: float = 1.0,
             alpha: float = 1.0, consistent: bool = True, precision: str = "fp32", micro_batches: int = 1,
-            resume: bool = False, checkpoint_every: int = 0, progress: bool | str = True) -> Run:
+            compile: bool = False, ema: float = 0.0, resume: bool = False, checkpoint_every: int = 0,
+            progress: bool | str = True) -> Run:
     """Train `model` to imitate `teacher`, which already solves `task`; the student gets a new head of zeros.
 
     temperature, alpha: see `distill.distillation_loss`. consistent: the teacher sees what the student sees, the same crop,
@@ -152,12 +156,12 @@ def distill(model: ResNetV2, teacher: nn.Module, task: Task, rule: HyperRule | N
     config = {"method": "distill", "teacher": teacher.info.name, "temperature": temperature, "alpha": alpha,
               "consistent": consistent}
     return _fit(model, task, rule, device, seed, out, loss, config, precision=precision, micro_batches=micro_batches,
-                resume=resume, checkpoint_every=checkpoint_every, progress=progress)
+                compile=compile, ema=ema, resume=resume, checkpoint_every=checkpoint_every, progress=progress)
 
 
 def _fit(model: ResNetV2, task: Task, rule: HyperRule | None, device: str | torch.device, seed: int,
-         out: str | Path | None, loss, config: dict, *, precision: str, micro_batches: int, resume: bool,
-         checkpoint_every: int, progress: bool | str) -> Run:
+         out: str | Path | None, loss, config: dict, *, precision: str, micro_batches: int,
+         compile: bool, ema: float, resume: bool, checkpoint_every: int, progress: bool | str) -> Run:
     """What fine-tuning and distillation share. loss(net, x, y, y_other, lam, indices of the pictures) -> mean loss."""
     rule = rule or default_rule(model, task)
     device = pick_device(device)
@@ -168,7 +172,7 @@ def _fit(model: ResNetV2, task: Task, rule: HyperRule | None, device: str | torc
         "boundaries": list(rule.boundaries), "base_lr": rule.base_lr, "batch_size": rule.batch_size,
         "momentum": rule.momentum, "weight_decay": rule.weight_decay, "mixup_alpha": rule.mixup_alpha,
         "resize": rule.resize, "crop": rule.crop, "micro_batches": micro_batches, "precision": precision,
-    }
+    } | ({"ema": ema} if ema else {})
     started = time.perf_counter()
     images = task.train.prepare(rule.resize, device)
     model.reset_head(task.num_classes)
@@ -184,7 +188,7 @@ def _fit(model: ResNetV2, task: Task, rule: HyperRule | None, device: str | torc
         return *mixed, indices
 
     settings = Settings(rule.total_steps, rule.lr, rule.momentum, rule.weight_decay, micro_batches, precision,
-                        checkpoint_every)
+                        checkpoint_every, compile=compile, ema=ema, prefetch=images.prefetch)
     history = train(model, batch, loss, settings, checkpoint=Path(out) / "checkpoint" / "state.safetensors" if out else None,
                     resume=resume, identity=config, progress=progress)
     return _finish(Run(model, task, config | environment(device), history), started, out)
@@ -212,8 +216,8 @@ def cache_features(model: ResNetV2, images: Images, side: int) -> Tensor:
     """Pooled features float [N, num_features] of every picture, resized, without augmentation."""
     device = next(model.parameters()).device
     model.eval()
-    return run_over(lambda x: model.forward_head(model.forward_features(x), pre_logits=True),
-                               images, side, device)
+    with hold_standardized(standardized_convs(model)):
+        return run_over(lambda x: model.forward_head(model.forward_features(x), pre_logits=True), images, side, device)
 
 
 def linear_probe(model: ResNetV2, task: Task, rule: HyperRule | None = None, device: str | torch.device = "auto",

@@ -9,12 +9,13 @@ import pytest
 import torch
 from conftest import TINY
 from safetensors.torch import load_file
-from test_trainer import difference, run, settings
+from test_trainer import batch, difference, loss, run, settings
 
 from bitlib import UserError
 from bitlib.cli import main
 from bitlib.distributed import gathered, is_main, own_part, process_group, ranks, summed
 from bitlib.resnet import ResNetV2
+from bitlib.trainer import Gradients
 
 HERE = Path(__file__).resolve().parent
 
@@ -84,9 +85,6 @@ def test_one_process_needs_no_group():
 
 def test_a_batch_needs_a_picture_for_everyone(monkeypatch):
     monkeypatch.setattr("bitlib.trainer.ranks", lambda: (0, 13))
-    from bitlib.trainer import _backward
-
     model = ResNetV2(TINY, 3)
     with pytest.raises(UserError, match="a batch of 12 cannot be shared among 13 processes"):
-        from test_trainer import batch, loss
-        _backward(model, batch(0), loss, settings(), torch.device("cpu"))
+        Gradients(model, loss, settings(), torch.device("cpu"))(batch(0))

@@ -2,7 +2,17 @@ import pytest
 import torch
 from torch import nn
 
-from bitlib.norm import BatchNorm, make_norm, split_batch_norm, standardize_weight
+from bitlib import norm
+from bitlib.norm import (
+    BatchNorm,
+    GroupNorm,
+    StandardizeOnce,
+    hold_standardized,
+    make_norm,
+    split_batch_norm,
+    standardize_weight,
+    standardized_convs,
+)
 from bitlib.resnet import ARCHS, ResNetV2
 
 
@@ -101,3 +111,106 @@ def test_split_batch_norm_keeps_the_network():
     torch.testing.assert_close(model(x), before, rtol=1e-4, atol=1e-4)
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms and all(isinstance(m, BatchNorm) and m.device_batch == 2 for m in norms)
+
+
+def plain_standardize(w):
+    """The formula of the paper, one operation at a time."""
+    mean = w.mean((1, 2, 3), keepdim=True)
+    variance = ((w - mean) ** 2).mean((1, 2, 3), keepdim=True)
+    return (w - mean) / torch.sqrt(variance + 1e-10)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(8, 4, 3, 3), (16, 32, 1, 1), (8, 3, 7, 7)])
+def test_fast_standardisation_against_the_plain_one(shape, memory_format):
+    generator = torch.Generator().manual_seed(0)
+    raw, direction = (torch.randn(shape, generator=generator) * 0.05 + 0.1 for _ in range(2))
+    results = []
+    for function in (standardize_weight, plain_standardize):
+        w = raw.clone().contiguous(memory_format=memory_format).requires_grad_()
+        out = function(w)
+        (out * direction).sum().backward()
+        results.append((out, w.grad))
+    (fast, fast_grad), (plain, plain_grad) = results
+    assert fast.is_contiguous(memory_format=memory_format)
+    assert (fast - plain).abs().max() < 1e-5 * plain.abs().max()
+    assert (fast_grad - plain_grad).abs().max() < 1e-4 * plain_grad.abs().max()
+
+
+def test_standardisation_under_autocast_is_in_32_bits():
+    w = weight(1e-4).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = standardize_weight(w)
+    assert out.dtype == torch.float32 and torch.equal(out, standardize_weight(w))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_group_norm_of_16_bit_activations(dtype, memory_format):
+    generator = torch.Generator().manual_seed(0)
+    layer = GroupNorm(4, 12)
+    nn.init.uniform_(layer.weight, 0.5, 1.5, generator=generator)
+    nn.init.uniform_(layer.bias, -1, 1, generator=generator)
+    x, direction = (torch.randn(5, 12, 6, 7, generator=generator).to(dtype).contiguous(memory_format=memory_format)
+                    for _ in range(2))
+    results = []
+    for kind in (dtype, torch.float32):
+        leaf = x.to(kind).requires_grad_()
+        out = layer(leaf)
+        grads = torch.autograd.grad((out.float() * direction.float()).sum(), [leaf, layer.weight, layer.bias])
+        results.append((out, *grads))
+    narrow, wide = results
+    assert narrow[0].dtype == narrow[1].dtype == dtype and narrow[2].dtype == narrow[3].dtype == torch.float32
+    assert narrow[0].is_contiguous(memory_format=memory_format) and narrow[1].is_contiguous(memory_format=memory_format)
+    eps = torch.finfo(dtype).eps
+    for a, b in zip(narrow, wide):  # one rounding of the result; sums over pictures and pixels, done in 32 bits, less
+        assert (a.float() - b).abs().max() <= eps * b.abs().max()
+
+
+def test_group_norm_keeps_only_the_16_bit_input():
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        GroupNorm(4, 12)(torch.randn(5, 12, 6, 7).bfloat16().requires_grad_())
+    big = [t for t in kept if t.numel() == 5 * 12 * 6 * 7]
+    assert len(big) == 1 and big[0].dtype == torch.bfloat16
+
+
+@pytest.fixture
+def count(monkeypatch):
+    """How many weights have been standardised so far."""
+    calls = []
+    monkeypatch.setattr(norm, "standardize_weight", lambda w, eps=norm.WS_EPS: calls.append(w) or standardize_weight(w, eps))
+    return lambda: len(calls)
+
+
+def test_held_weights_are_standardised_once_and_change_nothing(count):
+    model, x = ResNetV2(ARCHS["tiny"], 3).eval(), torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(1))
+    convs = standardized_convs(model)
+    plain = model(x)
+    assert count() == len(convs)
+    with hold_standardized(convs):
+        assert torch.equal(model(x), plain)
+        with hold_standardized(convs):  # the outer one keeps them
+            assert torch.equal(model(x), plain)
+        model(x)
+        assert count() == 2 * len(convs)
+    assert torch.equal(model(x), plain) and count() == 3 * len(convs)
+
+
+def test_standardised_once_a_step_gives_the_same_gradients(count):
+    model = ResNetV2(ARCHS["tiny"], 3).double()
+    nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
+    model(x).square().sum().backward()
+    whole = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    before, convs = count(), len(standardized_convs(model))
+    with StandardizeOnce(model) as once:
+        for number, part in enumerate(x.split(2)):
+            if number == 2:
+                once.last()
+            model(part).square().sum().backward()
+    assert count() - before == convs and all(c.held is None for c in standardized_convs(model))
+    for name, p in model.named_parameters():
+        assert (p.grad - whole[name]).abs().max() <= 1e-10 * whole[name].abs().max()

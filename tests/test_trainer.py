@@ -1,16 +1,20 @@
 """The loop: exact micro-batches, exact resume, saving on interruption, and saying what went wrong."""
 import os
+import shutil
 import signal
+import threading
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY, TINY_BN
+from safetensors.torch import load_file
 
 from bitlib import UserError
 from bitlib.data.sampling import generator_for
+from bitlib.norm import standardized_convs
 from bitlib.resnet import ResNetV2
-from bitlib.trainer import History, Interrupted, Settings, pick_device, train
+from bitlib.trainer import History, Interrupted, Settings, ahead, pick_device, train
 
 
 def batch(step: int):
@@ -160,7 +164,8 @@ def test_bf16_stays_near_fp32():
     assert half.column("loss")[1] != full.column("loss")[1]
 
 
-@pytest.mark.parametrize("wrong, message", [({"precision": "fp8"}, "fp8"), ({"micro_batches": 0}, "micro-batches is 0")])
+@pytest.mark.parametrize("wrong, message", [({"precision": "fp8"}, "fp8"), ({"micro_batches": 0}, "micro-batches is 0"),
+                                            ({"ema": 1.0}, "ema is 1.0")])
 def test_settings_are_checked(wrong, message):
     with pytest.raises(UserError, match=message):
         settings(**wrong)
@@ -186,3 +191,112 @@ def test_on_the_gpu(precision):
 
 def test_history_is_plain_data():
     assert History([{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.5, "acc": 1}]).column("acc") == ((1,), (1,))
+
+
+class Small:
+    """A device with room for so many pictures at a time."""
+
+    def __init__(self, room: int):
+        self.room, self.sizes = room, []
+
+    def __call__(self, model, x, y):
+        self.sizes.append(len(x))
+        value = loss(model, x, y)
+        if len(x) > self.room:
+            value.backward()  # as memory often runs out there, with some of the gradients done
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return value
+
+
+def test_out_of_memory_halves_the_parts_and_goes_on_with_the_same_steps(capsys):
+    device, model = Small(4), ResNetV2(TINY, 3)
+    train(model, batch, device, settings(3), progress=False)
+    assert device.sizes == [12, 6, 3, 3, 3, 3] + 2 * [3, 3, 3, 3]
+    assert difference(model, run(settings=settings(3))[0]) < 1e-6
+    assert capsys.readouterr().err.count("out of memory: going on with") == 2
+    assert all(c.held is None for c in standardized_convs(model))
+
+
+def test_out_of_memory_with_one_picture_is_the_end():
+    with pytest.raises(UserError, match="out of memory with 1 pictures at a time; use smaller pictures or a smaller model"):
+        train(ResNetV2(TINY, 3), batch, Small(0), settings(3), progress=False)
+
+
+@pytest.mark.parametrize("arch", [TINY, TINY_BN])
+def test_moving_average_against_plain_python(arch):
+    def look(model):
+        seen.append({k: v.clone() for k, v in model.state_dict().items()})
+        return {}
+    seen = []
+    run(arch, settings=settings(5, evaluate_every=1), evaluate=look)
+    trained, seen = seen, []
+    averaged, _ = run(arch, settings=settings(5, ema=0.7, evaluate_every=1), evaluate=look)
+    expected = trained[0]
+    for state in trained[1:]:
+        expected = {k: 0.7 * v + 0.3 * state[k] if k in dict(averaged.named_parameters()) else state[k]
+                    for k, v in expected.items()}
+    for key, value in averaged.state_dict().items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-7)
+        assert torch.equal(value, seen[-1][key])  # and that is what was evaluated on the way
+
+
+def test_moving_average_resumes(tmp_path):
+    def dying(step):
+        if step == 4:
+            raise ZeroDivisionError
+        return batch(step)
+
+    file, how = tmp_path / "state.safetensors", settings(6, ema=0.9, checkpoint_every=2)
+    with pytest.raises(ZeroDivisionError):
+        run(batch=dying, checkpoint=file, settings=how)
+    resumed, _ = run(checkpoint=file, settings=how, resume=True)
+    assert difference(resumed, run(settings=how)[0]) == 0
+    assert difference(resumed, run()[0]) > 0
+    again, _ = run(checkpoint=file, settings=how, resume=True)  # a finished run, once more
+    assert difference(resumed, again) == 0
+
+
+def test_batches_made_ahead_are_the_same_batches():
+    threads = []
+
+    def seen(step):
+        threads.append(threading.current_thread())
+        return batch(step)
+    assert difference(run()[0], run(batch=seen, settings=settings(prefetch=3))[0]) == 0
+    assert threading.main_thread() not in threads and len(threads) == 6
+
+
+def test_only_so_many_are_made_ahead():
+    made = []
+    batches = ahead(lambda step: made.append(step) or (step,), range(100), 3)
+    assert [next(batches) for _ in range(5)] == [(i,) for i in range(5)]
+    batches.close()  # waits for the thread
+    assert made == list(range(len(made))) and len(made) <= 5 + 3
+
+
+def test_a_batch_that_fails_ahead_is_reported():
+    def broken(step):
+        if step == 2:
+            raise UserError("picture 2 is not readable")
+        return batch(step)
+    with pytest.raises(UserError, match="picture 2"):
+        run(batch=broken, settings=settings(prefetch=4))
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_compiled_equals_eager(tmp_path):
+    eager, h1 = run(settings=settings(2))
+    compiled, h2 = run(settings=settings(2, compile=True), checkpoint=tmp_path / "state.safetensors")
+    first = [h.rows[0]["loss"] for h in (h1, h2)]
+    assert first[1] == pytest.approx(first[0], rel=1e-5)
+    start = ResNetV2(TINY, 3)
+    for name, p in eager.named_parameters():  # two steps moved by gradients that agree
+        moved = (p - start.get_parameter(name)).abs().max().item()
+        assert (p - compiled.get_parameter(name)).abs().max() <= 1e-4 * moved + 1e-7, name
+    assert "model.head.weight" in load_file(tmp_path / "state.safetensors")  # no trace of the compiler in the names
+
+
+def test_compiling_without_a_compiler(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match="torch.compile needs a C\\+\\+ compiler"):
+        run(settings=settings(2, compile=True))

@@ -44,6 +44,8 @@ def read_image(path: Path, side: int | None = None) -> Tensor:
 class FileImages:
     """Pictures in files. `prepare` decodes each once, all in memory where they fit in MEMORY_BUDGET."""
 
+    prefetch = 4
+
     def __init__(self, paths: list[Path], labels: Tensor, side: int | None = None):
         self.paths, self.labels, self.side = paths, labels, side
 

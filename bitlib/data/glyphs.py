@@ -135,6 +135,8 @@ def draw_pictures(masks: Tensor, side: int, generator: torch.Generator) -> Tenso
 class GlyphImages:
     """Glyphs whose pictures are drawn anew for every batch. masks: uint8 [N, 48, 48]; labels: int [N]."""
 
+    prefetch = 0
+
     def __init__(self, masks: Tensor, labels: Tensor, side: int = SIDE):
         self.masks, self.labels, self.side = masks, labels, side
 

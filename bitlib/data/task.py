@@ -13,9 +13,10 @@ from .augment import resize
 
 
 class Images(Protocol):
-    """Where the pictures of a split come from. `labels`: int64 [N], on the CPU."""
+    """Where the pictures of a split come from. labels: int64 [N], on the CPU. prefetch: batches worth making in advance."""
 
     labels: Tensor
+    prefetch: int
 
     def __len__(self) -> int: ...
 
@@ -37,6 +38,8 @@ class Images(Protocol):
 
 class ArrayImages:
     """Pictures held in memory. images: uint8 [N, 3, H, W]; labels: int [N]."""
+
+    prefetch = 0
 
     def __init__(self, images: Tensor, labels: Tensor):
         self.images, self.labels = images, labels.long()
