@@ -118,6 +118,17 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--side", type=_positive, default=32, metavar="PX", help="side of the training pictures")
     sub.add_argument("--weight-decay", type=float, default=1e-4)
     training(sub)
+
+    sub = command("bench", run_bench, "measure speed and memory on this machine, beside batch norm and timm")
+    sub.add_argument("--mode", nargs="+", default=["train", "infer"], choices=("train", "infer"))
+    sub.add_argument("--side", type=_positive, nargs="+", default=[128], metavar="PX", help="of the pictures (default: 128)")
+    sub.add_argument("--batch-size", type=_positive, nargs="+", default=[8], metavar="B")
+    sub.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=("fp32", "bf16"))
+    sub.add_argument("--compile", action="store_true", help="compile all of them with torch.compile first")
+    sub.add_argument("--rounds", type=_positive, default=10, metavar="N", help="turns that each takes (default: 10)")
+    sub.add_argument("--parts", action="store_true", help="time data, checkpoint and linear head as well")
+    sub.add_argument("--json", metavar="FILE", help="write the figures to FILE as well")
+    compute(sub)
     return parser
 
 
@@ -330,6 +341,26 @@ def run_pretrain(args) -> None:
     print(f"validation accuracy {result.val_accuracy:.4f}")
     print(f"test accuracy {result.test_accuracy:.4f}")
     print(f"written to {out}")
+
+
+def run_bench(args) -> None:
+    """`bitlib bench`."""
+    from .bench import Case, run_cases, table, time_parts
+    from .trainer import pick_device
+    from .transfer import environment, write_json
+
+    device = pick_device(args.device)
+    if min(args.side) < 32:
+        raise UserError(f"--side is {min(args.side)}; it must be 32 or more")
+    out = args.json and _writable(Path(args.json).parent, True) / Path(args.json).name
+    cases = run_cases([Case(mode, side, size, precision, args.compile) for precision in args.precision for mode in args.mode
+                       for side in args.side for size in args.batch_size], device, args.rounds, not args.quiet)
+    print(table(cases))
+    parts = time_parts(device, args.rounds) if args.parts else {}
+    for name, part in parts.items():
+        print(f"{1000 * part['seconds'][0]:9.1f} ms  {name}")
+    if out:
+        write_json(out, {"cases": cases, "parts": parts, **environment(device)})
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,0 +1,52 @@
+"""Measure speed and memory beside batch norm and timm on this machine, and write results/bench_cpu.json or bench_cuda.json.
+
+    python benchmarks/speed.py [--device cuda]        ten minutes on two cores; about as long on a GPU
+Leave the machine alone meanwhile. All contestants of a case take turns in one process, so that the ratios hold even where
+the machine is noisy. `bitlib bench` measures single cases.
+"""
+import argparse
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+from bitlib.bench import Case, run_cases, table, time_parts
+from bitlib.trainer import pick_device
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "data_scripts"))
+from record import record  # noqa: E402 - the scripts are no package
+
+# On a processor: the case of a learner's laptop. Compiled training is slower there and takes minutes, see the page.
+CPU = [Case(mode, 128, 8, precision) for precision in ("fp32", "bf16") for mode in ("train", "infer")]
+CPU += [Case("infer", 128, 8, "fp32", compiled=True), Case("train", 128, 8, "fp32", compiled=True)]
+# On a GPU each network is judged at the batch that suits it best.
+CUDA = [Case(mode, side, size, precision, compiled)
+        for compiled in (False, True) for precision in ("bf16", "fp32") for mode in ("train", "infer")
+        for side in (128, 224) for size in (64, 128, 256, 512) if precision == "bf16" or (size == 128 and not compiled)]
+
+
+def processor() -> str:
+    """The processor's name, as the system gives it."""
+    try:
+        names = [line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--rounds", type=int, default=15)
+    args = parser.parse_args()
+    device = pick_device(args.device)
+    cases = run_cases(CPU if device.type == "cpu" else CUDA, device, args.rounds)
+    print(table(cases))
+    record(f"bench_{device.type}", {"processor": processor(), "rounds": args.rounds, "cases": cases,
+                                    "parts": time_parts(device)}, device)
+
+
+if __name__ == "__main__":
+    main()

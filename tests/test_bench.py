@@ -1,0 +1,98 @@
+"""How things are timed: turns, medians, what is kept, what does not fit. Not how fast they are."""
+import json
+import time
+
+import pytest
+import torch
+from conftest import TINY, TINY_BN
+from torch import nn
+
+from bitlib import bench
+from bitlib.bench import Case, Contestant, contestants, kept_for_backward, run_case, spread, table, take_turns
+from bitlib.cli import main
+from bitlib.resnet import ResNetV2
+
+CPU = torch.device("cpu")
+SMALL = [Contestant("gn", lambda: ResNetV2(TINY, 1000)), Contestant("bn", lambda: ResNetV2(TINY_BN, 1000), False)]
+
+
+def test_they_take_turns():
+    calls = []
+    seconds = take_turns({"a": lambda: calls.append("a"), "b": lambda: (calls.append("b"), time.sleep(0.01))}, 3, CPU)
+    assert calls == ["a", "b"] * 3 and [len(s) for s in seconds.values()] == [3, 3]
+    assert min(seconds["b"]) >= 0.01
+
+
+def test_median_and_quartiles():
+    assert spread([5.0, 1.0, 2.0, 4.0, 3.0]) == (3.0, 2.0, 4.0) and spread([2.0]) == (2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize("mode", ["train", "infer"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_case(mode, precision):
+    rows = run_case(Case(mode, 32, 2, precision), CPU, 3, SMALL, progress=False)
+    assert [r.contestant for r in rows] == ["gn", "bn"]
+    for row in rows:
+        middle, low, high = row.seconds
+        assert 0 < low <= middle <= high and row.images_per_second == pytest.approx(2 / middle)
+        assert row.ratio == pytest.approx(rows[0].seconds[0] / middle) and 0 < row.share < 1
+        assert (row.memory is not None and row.memory > 0) == (mode == "train")
+
+
+def test_operations_of_a_known_network():
+    class One(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x).mean((2, 3))
+    who = Contestant("conv", lambda: One(3, 1000, 1))
+    runner = bench._Runner(who, Case("infer", 8, 2), CPU)
+    assert runner.count() == 2 * 2 * 8 * 8 * 3 * 1000  # a multiplication and an addition a weight and pixel
+    assert bench._Runner(who, Case("train", 8, 2), CPU).count() == 2 * runner.count()  # no gradient for the pictures
+
+
+def test_what_is_kept():
+    x, layer = torch.randn(4, 8), nn.Linear(8, 8, bias=False)
+    assert kept_for_backward(layer, lambda: layer(x)) == x.nbytes  # its input; the weight is a parameter
+    assert kept_for_backward(layer, lambda: layer(x).relu()) == 2 * x.nbytes
+
+
+def test_our_16_bit_activations_take_no_more_than_batch_norms(monkeypatch):
+    """What a step keeps in bf16, R50x1 beside ResNet-50, at a batch where activations outweigh the weights."""
+    case, kept = Case("train", 64, 4, "bf16"), {}
+    for who in contestants():
+        if "train" in who.modes:
+            runner = bench._Runner(who, case, CPU)
+            kept[who.name] = kept_for_backward(runner.model, lambda runner=runner: runner.loss(runner.model))
+    ours, weights = kept["bitlib R50x1"], 2 * 23_500_000  # a 16-bit copy of the standardised weights
+    assert ours - weights < 1.3 * kept["torchvision ResNet-50 (BN)"]
+
+
+def test_out_of_memory_leaves_a_row_without_figures():
+    class Huge(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+    case = Case("infer", 32, 2)
+    rows = run_case(case, CPU, 2, [Contestant("huge", Huge), *SMALL], progress=False)
+    assert rows[0].seconds is None and rows[1].seconds and rows[1].ratio is None
+    text = table([{**case.__dict__, "rows": [r.__dict__ for r in rows[:1]]}])
+    assert "inference, 32 px, batch 2, fp32" in text and "out of memory" in text
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "contestants", lambda: SMALL)
+    file = tmp_path / "bench.json"
+    assert main(["bench", "--device", "cpu", "--side", "32", "--batch-size", "2", "3", "--precision", "fp32", "--rounds", "2",
+                 "--quiet", "--json", str(file)]) == 0
+    data = json.loads(file.read_text())
+    assert [(c["mode"], c["batch_size"]) for c in data["cases"]] == [("train", 2), ("train", 3), ("infer", 2), ("infer", 3)]
+    assert data["torch"] == torch.__version__.split("+")[0] and "images/s" in capsys.readouterr().out
+    assert main(["bench", "--side", "8"]) == 2
+    assert "it must be 32 or more" in capsys.readouterr().err
+
+
+def test_every_part_of_a_run_is_timed():
+    parts = bench.time_parts(CPU, 1)
+    assert len(parts) == 4 and all(part["seconds"][0] > 0 for part in parts.values())
