@@ -212,20 +212,24 @@ def _finish(run: Run, started: float, out: str | Path | None) -> Run:
     return run
 
 
-def cache_features(model: ResNetV2, images: Images, side: int) -> Tensor:
-    """Pooled features float [N, num_features] of every picture, resized, without augmentation."""
+def cache_features(model: ResNetV2, images: Images, side: int, mirrored: bool = False) -> Tensor:
+    """Pooled features float [N, num_features] of every picture, resized, without augmentation; mirrored if you say so."""
     device = next(model.parameters()).device
     model.eval()
+
+    def features(x: Tensor) -> Tensor:
+        return model.forward_head(model.forward_features(x.flip(3) if mirrored else x), pre_logits=True)
     with hold_standardized(standardized_convs(model)):
-        return run_over(lambda x: model.forward_head(model.forward_features(x), pre_logits=True), images, side, device)
+        return run_over(features, images, side, device)
 
 
 def linear_probe(model: ResNetV2, task: Task, rule: HyperRule | None = None, device: str | torch.device = "auto",
-                 out: str | Path | None = None, c: float = 1.0) -> Run:
+                 out: str | Path | None = None, c: float = 1.0, mirror: bool = False) -> Run:
     """Leave the network as it is and fit only its head, by logistic regression on cached features.
 
     The features are computed once and standardised, so this takes seconds and has no random part. c: inverse strength
-    of the L2 penalty. The standardisation is folded into the head: run.model is an ordinary network.
+    of the L2 penalty. mirror: fit on every picture and its mirror image; only where the task's labels survive that, else
+    UserError. The standardisation is folded into the head: run.model is an ordinary network.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -234,10 +238,15 @@ def linear_probe(model: ResNetV2, task: Task, rule: HyperRule | None = None, dev
     started = time.perf_counter()
     model.reset_head(task.num_classes)
     model.to(device, memory_format=torch.channels_last)
-    features = cache_features(model, task.train, rule.crop).double()
+    if mirror and not task.random_flip:
+        raise UserError(f"{task.name} has labels that do not survive mirroring; use mirror=False")
+    features, labels = cache_features(model, task.train, rule.crop).double(), task.train.labels
+    if mirror:
+        features = torch.cat([features, cache_features(model, task.train, rule.crop, mirrored=True).double()])
+        labels = labels.repeat(2)
     std, mean = torch.std_mean(features, dim=0, correction=0)
     std = std.clamp_min(1e-6)
-    fitted = LogisticRegression(C=c, max_iter=2000).fit(((features - mean) / std).numpy(), task.train.labels.numpy())
+    fitted = LogisticRegression(C=c, max_iter=2000).fit(((features - mean) / std).numpy(), labels.numpy())
     weight, bias = torch.from_numpy(fitted.coef_), torch.from_numpy(fitted.intercept_)
     if task.num_classes == 2:  # scikit-learn keeps one row of the two
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
@@ -245,7 +254,7 @@ def linear_probe(model: ResNetV2, task: Task, rule: HyperRule | None = None, dev
         model.head.weight.copy_(weight / std)
         model.head.bias.copy_(bias - (weight / std) @ mean)
     config = {"method": "linear_probe", "model": model.info.name, "task": task.name, "fingerprint": task.fingerprint,
-              "num_train": len(task.train), "c": c, "crop": rule.crop}
+              "num_train": len(task.train), "c": c, "mirror": mirror, "crop": rule.crop}
     return _finish(Run(model.eval(), task, config | environment(device)), started, out)
 
 

@@ -1,6 +1,7 @@
 """Train small networks with three norms at several batch sizes; write results/batch_size.json and device_batch.json.
 
-    python data_scripts/measure_batch_size.py
+    python data_scripts/measure_batch_size.py                   on glyphs
+    python data_scripts/measure_batch_size.py --task cifar10    on photographs: results/batch_size_cifar10.json alone
 batch_size: one device with fewer and fewer pictures a step, and as many more steps; the learning rate goes with the batch.
 device_batch: a fixed batch spread over more and more devices. Interrupt it when you like; the same command goes on.
 """
@@ -27,28 +28,32 @@ def recipe(arch: str, batch_size: int, device_batch: int | None = None) -> Upstr
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default=TASK, choices=(TASK, "cifar10"))
     parser.add_argument("--device", default="auto")
-    device, task = pick_device(parser.parse_args().device), bitlib.load_task(TASK)
+    args = parser.parse_args()
+    device, task, glyphs = pick_device(args.device), bitlib.load_task(args.task), args.task == TASK
+    name = "batch_size" if glyphs else f"batch_size_{task.name}"
     common = {"task": task.name, "fingerprint": task.fingerprint, "classes": task.num_classes, "n_test": len(task.test),
               "pictures": PICTURES, "largest_batch": LARGEST, "lr": LR, "seeds": list(SEEDS), "shots": SIZES}
-    cells = Cells("batch_size", {k: v for k, v in common.items() if k not in ("seeds", "shots")})
+    cells = Cells(name, {k: v for k, v in common.items() if k not in ("seeds", "shots")})
 
     def accuracy(settings: Upstream, seed: int) -> float:
         return cells(f"{settings} {seed}", lambda: pretrain(task, settings, device, seed, progress=False).test_accuracy)
 
-    with tqdm(total=(len(NORMS) + 1) * len(SIZES) * len(SEEDS), unit="run") as bar:
+    with tqdm(total=(len(NORMS) + glyphs) * len(SIZES) * len(SEEDS), unit="run") as bar:
         def row(settings_of) -> dict[str, list[float]]:
             found = {}
             for size in reversed(SIZES):  # the quick ones first
                 found[str(size)] = [accuracy(settings_of(size), seed) for seed in SEEDS]
                 bar.update(len(SEEDS))
             return {str(size): found[str(size)] for size in SIZES}
-        devices = row(lambda size: recipe("tiny-bn", LARGEST, size))
+        devices = row(lambda size: recipe("tiny-bn", LARGEST, size)) if glyphs else None
         steps = {key: row(lambda size, arch=arch: recipe(arch, size)) for key, (_, arch) in NORMS.items()}
-    record("device_batch", {**common, "axis": "pictures on each device", "column": "{}", "methods": {"bn": "batch norm"},
-                            "bn": devices}, device)
-    record("batch_size", {**common, "axis": "pictures in a step", "column": "{}",
-                          "methods": {key: label for key, (label, _) in NORMS.items()}, **steps}, device)
+    if devices:
+        record("device_batch", {**common, "axis": "pictures on each device", "column": "{}",
+                                "methods": {"bn": "batch norm"}, "bn": devices}, device)
+    record(name, {**common, "axis": "pictures in a step", "column": "{}",
+                  "methods": {key: label for key, (label, _) in NORMS.items()}, **steps}, device)
     cells.clear()
 
 

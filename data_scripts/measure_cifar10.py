@@ -1,17 +1,19 @@
 """Measure few-shot transfer from the course's photo models to CIFAR-10, and write results/cifar10.json
 and cifar10_scales.json.
 
-    python data_scripts/measure_cifar10.py [--models photos-L photos-M photos-S]
+    python data_scripts/measure_cifar10.py [--models photos-L photos-M photos-S] [--methods linear_probe]
 Five draws of the training pictures a cell, as in the paper; test pictures are looked at once a run, at its end. Needs
-CIFAR-10 (data_scripts/prepare_data.py). Interrupt it when you like; the same command goes on where it stopped.
+CIFAR-10 (data_scripts/prepare_data.py). With --methods only those are measured, and the others stay as they are in the
+files. Interrupt it when you like; the same command goes on where it stopped.
 """
 import argparse
 import hashlib
+import json
 from dataclasses import replace
 from statistics import fmean
 
 import torch
-from record import Cells, record
+from record import RESULTS, Cells, commit, record
 from tqdm import tqdm
 
 import bitlib
@@ -32,7 +34,7 @@ def finetuned(name, task, shots, seed, device):
 
 def probed(name, task, shots, seed, device, c):
     model = bitlib.create_model(name, task.num_classes, pretrained=True)
-    return bitlib.linear_probe(model, task.few_shot(shots, seed), device=device, c=c)
+    return bitlib.linear_probe(model, task.few_shot(shots, seed), device=device, c=c, mirror=True)
 
 
 def scratch(name, task, shots, seed, device, lr):
@@ -45,6 +47,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["photos-L", "photos-M", "photos-S"], metavar="MODEL")
     parser.add_argument("--shots", nargs="+", type=int, default=list(SCRATCH_STEPS), choices=SCRATCH_STEPS, metavar="K")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     device, task, largest = pick_device(args.device), bitlib.load_task("cifar10"), args.models[0]
@@ -55,20 +58,32 @@ def main():
     cells = Cells("cifar10", {"task": task.fingerprint, "recipe": recipe, "models": {
         name: hashlib.sha256(bitlib.model_info(name).path.read_bytes()).hexdigest() for name in args.models}})
 
-    # Scratch gets the rate that suits it best, on validation pictures and on draws that are not reported.
-    by_rate = {lr: fmean(cells(f"rate {lr} {seed}", lambda lr=lr, seed=seed: scratch(
-        largest, task, 10, seed, device, lr).val_accuracy) for seed in range(100, 102)) for lr in SCRATCH_RATES}
-    best = max(by_rate, key=by_rate.get)
-    # So does the head with its penalty, for each number of pictures. The test pictures stay out of it.
-    trial = replace(task, test=task.val.subset(torch.arange(1)))
-    by_penalty = {shots: {c: fmean(cells(f"penalty {c} {shots} {seed}", lambda c=c, shots=shots, seed=seed: probed(
-        largest, trial, shots, seed, device, c).val_accuracy) for seed in range(100, 102)) for c in PENALTIES}
-        for shots in tqdm(args.shots, unit="shots")}
-    penalty = {shots: max(values, key=values.get) for shots, values in by_penalty.items()}
-    arms = {"finetune": lambda *a: finetuned(largest, *a),
-            "linear_probe": lambda task, shots, *a: probed(largest, task, shots, *a, penalty[shots]),
-            "scratch": lambda *a: scratch(largest, *a, best)}
-    arms |= {f"finetune_{name}": lambda *a, name=name: finetuned(name, *a) for name in args.models[1:]}
+    before = {} if args.methods == list(METHODS) else json.loads((RESULTS / "cifar10.json").read_text("utf8"))
+    if before and (before["fingerprint"], before["recipe"], before["shots"]) != (task.fingerprint, recipe, args.shots):
+        parser.error("the files were measured with other data, recipes or shots; measure everything")
+    new = {}
+    arms = {}
+    if "finetune" in args.methods:
+        arms["finetune"] = lambda *a: finetuned(largest, *a)
+        arms |= {f"finetune_{name}": lambda *a, name=name: finetuned(name, *a) for name in args.models[1:]}
+    if "linear_probe" in args.methods:
+        # The head gets the penalty that suits it best, for each number of pictures, on validation pictures and on draws
+        # that are not reported. The test pictures stay out of it.
+        trial = replace(task, test=task.val.subset(torch.arange(1)))
+        penalty = {}
+        for shots in tqdm(args.shots, "penalty", unit="shots"):
+            by_penalty = {c: fmean(cells(f"penalty {c} {shots} {seed}", lambda c=c, shots=shots, seed=seed: probed(
+                largest, trial, shots, seed, device, c).val_accuracy) for seed in range(100, 102)) for c in PENALTIES}
+            penalty[shots] = max(by_penalty, key=by_penalty.get)
+        new["head_c"] = {str(k): v for k, v in penalty.items()}
+        arms["linear_probe"] = lambda task, shots, *a: probed(largest, task, shots, *a, penalty[shots])
+    if "scratch" in args.methods:  # so does training from scratch with its learning rate
+        by_rate = {lr: fmean(cells(f"rate {lr} {seed}", lambda lr=lr, seed=seed: scratch(
+            largest, task, 10, seed, device, lr).val_accuracy) for seed in range(100, 102)) for lr in SCRATCH_RATES}
+        best = max(by_rate, key=by_rate.get)
+        new |= {"scratch_lr": best, "scratch_lr_validation": {str(k): v for k, v in by_rate.items()},
+                "scratch_steps": {str(k): SCRATCH_STEPS[k] for k in args.shots}}
+        arms["scratch"] = lambda *a: scratch(largest, *a, best)
     measured = {key: {} for key in arms}
     with tqdm(total=len(arms) * len(args.shots) * len(SEEDS), unit="run") as bar:
         for key, run in arms.items():
@@ -81,13 +96,14 @@ def main():
                     bar.update()
     common = {"task": task.name, "fingerprint": task.fingerprint, "shots": args.shots, "seeds": list(SEEDS),
               "n_test": len(task.test), "recipe": recipe}
-    record("cifar10", {
-        **common, "model": largest, "scratch_steps": {str(k): SCRATCH_STEPS[k] for k in args.shots}, "scratch_lr": best,
-        "scratch_lr_validation": {str(k): v for k, v in by_rate.items()}, "head_c": {str(k): v for k, v in penalty.items()},
-        "methods": METHODS, **{key: measured[key] for key in METHODS}}, device)
-    record("cifar10_scales", {**common, "methods": {name: name for name in args.models[::-1]},
-                              largest: measured["finetune"],
-                              **{name: measured[f"finetune_{name}"] for name in args.models[1:]}}, device)
+    commits = before.get("commits", dict.fromkeys(METHODS, before.get("commit"))) | dict.fromkeys(args.methods, commit())
+    record("cifar10", before | common | new | {
+        "model": largest, "methods": METHODS, "commits": commits,
+        **{key: measured[key] for key in METHODS if key in measured}}, device)
+    if "finetune" in measured:
+        record("cifar10_scales", {**common, "methods": {name: name for name in args.models[::-1]},
+                                  largest: measured["finetune"],
+                                  **{name: measured[f"finetune_{name}"] for name in args.models[1:]}}, device)
     cells.clear()
 
 

@@ -1,6 +1,7 @@
 """Fine-tuning, freezing, the linear probe and the few-shot protocol, on small networks and on the real digits."""
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from conftest import TINY, TINY_BN, toy_task
 
 import bitlib
 from bitlib import HyperRule, UserError, create_model, few_shot_runs, finetune, freeze, linear_probe, load_task
+from bitlib.data import ArrayImages
 from bitlib.resnet import ResNetV2
 from bitlib.transfer import default_rule
 from bitlib.weights import ModelInfo
@@ -127,6 +129,17 @@ def test_linear_probe_is_logistic_regression_on_the_features(classes):
     assert all(torch.equal(v, run.model.state_dict()[k]) for k, v in before.items())
     ours = run.evaluate("test").logits.softmax(1)
     torch.testing.assert_close(ours, torch.from_numpy(reference.predict_proba(features[1])).float(), atol=1e-3, rtol=0)
+
+
+def test_linear_probe_on_mirror_images_is_the_same_on_a_task_with_twice_the_pictures():
+    task = toy_task()
+    both = torch.cat([task.train.images, task.train.images.flip(3)])
+    doubled = replace(task, train=ArrayImages(both, task.train.labels.repeat(2)))
+    runs = [linear_probe(tiny(), task, rule(task), mirror=True), linear_probe(tiny(), doubled, rule(task))]
+    torch.testing.assert_close(*(r.evaluate().logits for r in runs), atol=1e-3, rtol=0)
+    assert not torch.allclose(runs[0].evaluate().logits, linear_probe(tiny(), task, rule(task)).evaluate().logits, atol=1e-3)
+    with pytest.raises(UserError, match="do not survive mirroring"):
+        linear_probe(tiny(), replace(task, random_flip=False), rule(task), mirror=True)
 
 
 def test_five_subsamples():

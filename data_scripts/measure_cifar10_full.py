@@ -1,0 +1,92 @@
+"""Measure the full training set of CIFAR-10, with and without MixUp, and a wide teacher's small student; write
+results/cifar10_full.json and cifar10_student.json.
+
+    python data_scripts/measure_cifar10_full.py
+Three seeds a cell (order, crops, flips, MixUp; random weights too, where training starts from them). Learning rates are
+chosen on validation pictures with a seed that is not reported; test pictures are looked at once a run, at its end. Needs
+CIFAR-10 (data_scripts/prepare_data.py). Interrupt it when you like; the same command goes on where it stopped.
+"""
+import argparse
+import hashlib
+from dataclasses import replace
+
+import torch
+from record import Cells, record
+from tqdm import tqdm
+
+import bitlib
+from bitlib.trainer import pick_device
+
+MODEL, STUDENT, SEEDS = "photos-L", "tiny", range(3)
+STEPS, STUDENT_STEPS = (200, 800), (500, 2000)
+RATES = (0.03, 0.1, 0.3)
+RECIPE = {"batch_size": 128, "resolution": (36, 32)}
+METHODS = {"finetune": ("fine-tuned", True, 0.0), "finetune_mixup": ("fine-tuned, MixUp", True, 0.1),
+           "scratch": ("from scratch", False, 0.0), "scratch_mixup": ("from scratch, MixUp", False, 0.1)}
+STUDENTS = {"labels": "labels alone", "teacher": "the teacher alone"}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    device, task = pick_device(parser.parse_args().device), bitlib.load_task("cifar10")
+    # Every fourth validation picture: they only choose learning rates.
+    task = replace(task, val=task.val.subset(torch.arange(0, len(task.val), 4)))
+    cells = Cells("cifar10_full", {
+        "task": task.fingerprint, "recipe": RECIPE,
+        "model": hashlib.sha256(bitlib.model_info(MODEL).path.read_bytes()).hexdigest()})
+
+    def rule(steps: int, lr: float, alpha: float) -> bitlib.HyperRule:
+        return bitlib.HyperRule(len(task.train), task.image_size).adapted(steps=steps, base_lr=lr, alpha=alpha, **RECIPE)
+
+    def run(pretrained: bool, steps: int, lr: float, alpha: float, seed: int, progress: str) -> bitlib.Run:
+        model = bitlib.create_model(MODEL, task.num_classes, pretrained=pretrained, seed=seed)
+        return bitlib.finetune(model, task, rule(steps, lr, alpha), device, seed, precision="bf16", progress=progress)
+
+    def student(way: str, steps: int, lr: float, seed: int, progress: str) -> bitlib.Run:
+        model, how = bitlib.create_model(STUDENT, task.num_classes, seed=seed), {"precision": "bf16", "progress": progress}
+        if way == "labels":
+            return bitlib.finetune(model, task, rule(steps, lr, 0.0), device, seed, **how)
+        return bitlib.distill(model, teacher.model, task, rule(steps, lr, 0.0), device, seed, **how)
+
+    rate = {}
+    for pretrained in (True, False):
+        found = {lr: cells(f"rate {pretrained} {lr}", lambda lr=lr: run(
+            pretrained, STEPS[0], lr, 0.0, 100, f"rate {lr}").val_accuracy) for lr in RATES}
+        rate[pretrained] = max(found, key=found.get)
+    measured = {key: {str(s): [] for s in STEPS} for key in METHODS}
+    with tqdm(total=len(METHODS) * len(STEPS) * len(SEEDS), unit="run") as bar:
+        for seed in SEEDS:
+            for key, (_, pretrained, alpha) in METHODS.items():
+                for steps in STEPS:
+                    title = f"{key} {steps} {seed}"
+                    measured[key][str(steps)].append(cells(title, lambda title=title: run(
+                        pretrained, steps, rate[pretrained], alpha, seed, title).test_accuracy))
+                    bar.update()
+    common = {"task": task.name, "fingerprint": task.fingerprint, "n_train": len(task.train), "n_test": len(task.test),
+              "seeds": list(SEEDS), "axis": "steps", "column": "{} steps", "batch_size": RECIPE["batch_size"]}
+    record("cifar10_full", {**common, "model": MODEL, "shots": STEPS, "lr": rate[True], "scratch_lr": rate[False],
+                            "methods": {key: label for key, (label, *_) in METHODS.items()}, **measured}, device)
+
+    teacher = run(True, STEPS[-1], rate[True], 0.0, 0, "teacher")
+    found = {lr: cells(f"student rate {lr}", lambda lr=lr: student(
+        "labels", STUDENT_STEPS[0], lr, 100, f"rate {lr}").val_accuracy) for lr in RATES}
+    best = max(found, key=found.get)
+    students = {way: {str(s): [] for s in STUDENT_STEPS} for way in STUDENTS}
+    with tqdm(total=len(STUDENTS) * len(STUDENT_STEPS) * len(SEEDS), unit="run") as bar:
+        for seed in SEEDS:
+            for way in STUDENTS:
+                for steps in STUDENT_STEPS:
+                    title = f"student {way} {steps} {seed}"
+                    students[way][str(steps)].append(cells(title, lambda title=title: student(
+                        way, steps, best, seed, title).test_accuracy))
+                    bar.update()
+    small = bitlib.create_model(STUDENT, task.num_classes)
+    record("cifar10_student", {**common, "shots": STUDENT_STEPS, "lr": best, "teacher": teacher.test_accuracy,
+                               "teacher_parameters": bitlib.count_parameters(teacher.model),
+                               "student_parameters": bitlib.count_parameters(small), "methods": STUDENTS, **students}, device)
+    cells.clear()
+
+
+if __name__ == "__main__":
+    main()
