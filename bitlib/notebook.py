@@ -29,16 +29,20 @@ def setup() -> None:
         print("profile: laptop (no GPU; embedded data, three minutes or less)")
 
 
-def run_command(line: str, cwd: str | Path) -> None:
-    """Run a `bitlib ...` command in the folder `cwd` and print it with what it answers, as a terminal would."""
-    print(f"$ {line}")
+def run_command(line: str, cwd: str | Path, processes: int = 1) -> None:
+    """Run a `bitlib ...` command in the folder `cwd` and print it with what it answers, as a terminal would.
+
+    processes: how many torchrun is to start.
+    """
     program, *arguments = shlex.split(line)
     if program != "bitlib":
         raise ValueError(f"only bitlib commands run here, not {program!r}")
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    print(f"$ torchrun --nproc-per-node {processes} -m {line}" if launcher else f"$ {line}")
     # The child must find the same bitlib, installed or not, and use as many threads, to give the same numbers.
     paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    done = subprocess.run([sys.executable, "-m", "bitlib", *arguments], cwd=cwd, env=env, text=True, capture_output=True)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes))}
+    done = subprocess.run([sys.executable, *launcher, "-m", "bitlib", *arguments], cwd=cwd, env=env, text=True, capture_output=True)
     print((done.stdout + (done.stderr if done.returncode else "")).rstrip())
 
 
@@ -138,6 +142,25 @@ def live_freezing(name: str, task, steps: int = 25) -> object:
         control.observe(run, "value")
     run()
     return widgets.VBox([shots, depth, answer])
+
+
+def live_parts(models: dict, change) -> object:
+    """A control that cuts a batch into parts, for real: `change(model, parts)` is the relative change of the gradient.
+
+    models: by the name of their norm. Returns an ipywidgets box.
+    """
+    import ipywidgets as widgets
+
+    norm = widgets.ToggleButtons(options=list(models), description="norm")
+    parts = widgets.SelectionSlider(options=(1, 2, 4, 8, 16), value=8, description="parts", continuous_update=False)
+    answer = widgets.Label()
+
+    def run(_=None) -> None:
+        answer.value = f"the gradient moves by {change(models[norm.value], parts.value):.2g} of its length"
+    for control in (norm, parts):
+        control.observe(run, "value")
+    run()
+    return widgets.VBox([norm, parts, answer])
 
 
 def companions_matter(x: torch.Tensor, batch: int, groups: int | None = None, trials: int = 50) -> float:
