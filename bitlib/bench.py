@@ -45,7 +45,7 @@ class Row:
 
     ratio: its speed over that of the first contestant, from medians. memory: bytes; on a GPU the peak during the case, on
     a CPU what a training step keeps for its backward pass. tflops: of the convolutions and matrix products that the
-    network asks for; share: of `matrix_peak`.
+    network asks for; share: of the speed of a large matrix product, which takes its turns with them.
     """
 
     contestant: str
@@ -112,12 +112,12 @@ def spread(seconds: list[float]) -> tuple[float, float, float]:
     return middle, low, high
 
 
-def matrix_peak(device: torch.device, precision: str) -> float:
-    """TFLOP/s of a large matrix product on this device: what a network could hope for at best."""
+def matrix_product(device: torch.device, precision: str) -> tuple[Callable[[], object], float]:
+    """A large matrix product on this device, what a network could hope for at best; and its operations, in units of 1e12."""
     size, dtype = 8192 if device.type == "cuda" else 2048, torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     a @ b
-    return 2 * size**3 / min(take_turns({"": lambda: a @ b}, 5, device)[""]) / 1e12
+    return lambda: a @ b, 2 * size**3 / 1e12
 
 
 def kept_for_backward(model: nn.Module, forward: Callable[[], Tensor]) -> int:
@@ -206,8 +206,9 @@ def run_case(case: Case, device: torch.device, rounds: int = 10, who: list[Conte
             ready[contestant.name] = runner
         except torch.OutOfMemoryError:
             continue
-    peak = matrix_peak(device, case.precision)
-    seconds = take_turns(ready, rounds, device, progress and str(case))
+    product, operations = matrix_product(device, case.precision)
+    seconds = take_turns({**ready, "": product}, rounds, device, progress and str(case))
+    peak = operations / spread(seconds[""])[0]
     rows = []
     for contestant in who:
         if contestant.name not in ready:
@@ -255,18 +256,14 @@ def time_parts(device: torch.device, rounds: int = 5) -> dict[str, dict]:
         images = FileImages(files, torch.zeros(64, dtype=torch.long), side=160)
         decoded = images.batch(torch.arange(64), generator).to(device)
         model = ResNetV2(ARCHS["R50x1"], CLASSES).to(device, memory_format=torch.channels_last)
-        params = dict(model.named_parameters())
-        optimizer = torch.optim.SGD(params.values(), lr=0.1, momentum=0.9)
-        for p in params.values():
-            p.grad = torch.zeros_like(p)
-        optimizer.step()
+        momentum = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
         task = load_task("digits")
         small = create_model("glyphs-S", task.num_classes, pretrained=True)
         parts = {
             "64 JPEGs of 500x375 decoded and resized to 160": lambda: images.batch(torch.arange(64), generator),
             "64 pictures cut to 128, mirrored, made floats": lambda: to_input(augment(decoded, 128, generator)),
             "a checkpoint of R50x1 written, with momentum": lambda: save_checkpoint(
-                Path(folder) / "state.safetensors", model, optimizer, params, 1, History(), {}),
+                Path(folder) / "state.safetensors", model, momentum, 1, History(), {}),
             f"a linear head for {len(task.train)} digits, features and fit": lambda: linear_probe(small, task, device=device),
         }
         for run in parts.values():

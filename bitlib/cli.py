@@ -52,6 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--micro-batches", type=_positive, default=1, metavar="M",
                          help="split every batch into M parts to save memory; the result is the same up to rounding")
         sub.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+        sub.add_argument("--shard", action="store_true", help="under torchrun: give each process only a part of the gradients "
+                         "and of the optimizer's state, for networks that fill a device's memory")
         sub.add_argument("--compile", action="store_true", help="use torch.compile, which takes a minute to start and a C++ compiler")
         sub.add_argument("--ema", type=float, default=0.0, metavar="D",
                          help="end with a moving average of the weights of this decay, for example 0.999 (default: 0, off)")
@@ -69,6 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--model", metavar="NAME|FILE", help="see `bitlib models`; default: BiT-M-R50x1 if it is in the "
                          "cache, else photos-L, which ships with the package and has learnt from small photographs")
         sub.add_argument("--shots", type=_positive, metavar="K", help="use only K training pictures a class, drawn by --seed")
+        sub.add_argument("--grad-checkpointing", action="store_true",
+                         help="compute activations twice instead of keeping them: slower, in less memory")
         sub.add_argument("--variant", default="code", choices=("code", "paper"), help="of the HyperRule (default: code)")
         training(sub)
         method = sub.add_mutually_exclusive_group()
@@ -183,12 +187,13 @@ def _prepare(args):
         rule = default_rule(model, task).adapted(**{k: v for k, v in changes.items() if v is not None})
     except ValueError as error:
         raise UserError(str(error)) from None
+    model.grad_checkpointing = args.grad_checkpointing
     return out, task, model, rule
 
 
 def _loop(args) -> dict:
     return {"precision": args.precision, "micro_batches": args.micro_batches, "compile": args.compile, "ema": args.ema,
-            "resume": args.resume, "checkpoint_every": args.checkpoint_every, "progress": not args.quiet}
+            "shard": args.shard, "resume": args.resume, "checkpoint_every": args.checkpoint_every, "progress": not args.quiet}
 
 
 def _report(run, out: Path) -> None:

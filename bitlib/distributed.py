@@ -5,13 +5,14 @@ process up to rounding, on any number of them. Knows nothing of models and tasks
 """
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def ranks() -> tuple[int, int]:
@@ -66,3 +67,31 @@ def gathered(part: object) -> list:
     everything: list = [None] * world
     dist.all_gather_object(everything, part)
     return everything
+
+
+def sharded(model: nn.Module, blocks: Iterable[nn.Module]) -> nn.Module:
+    """A copy of the model of which every process holds a part (FSDP2), starting from the first process's weights.
+
+    blocks: modules of `model` whose weights are gathered while they work, and dropped again. The model itself moves to the
+    CPU, where `full` fills it.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    for tensor in model.state_dict().values():
+        dist.broadcast(tensor, 0)
+    names, net = {id(m): name for name, m in model.named_modules()}, copy.deepcopy(model)
+    for block in blocks:
+        fully_shard(net.get_submodule(names[id(block)]))
+    return fully_shard(net)
+
+
+def full(tensor: Tensor) -> Tensor:
+    """All of a tensor of which this process holds a part. All processes must ask for it together."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def part_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """This process's part of a tensor, cut as `like` is."""
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor, like.device_mesh, like.placements) if hasattr(like, "device_mesh") else tensor

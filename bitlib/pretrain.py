@@ -68,7 +68,7 @@ class Pretrained:
 def pretrain(task: Task, recipe: Upstream = Upstream(), device: str | torch.device = "auto", seed: int = 0,
              checkpoint: Path | None = None, *, resume: bool = False, checkpoint_every: int = 500,
              precision: str = "fp32", micro_batches: int = 1, compile: bool = False, ema: float = 0.0,
-             progress: bool | str = True) -> Pretrained:
+             shard: bool = False, progress: bool | str = True) -> Pretrained:
     """Train a network on `task` from scratch, with one softmax over its classes.
 
     checkpoint: file for the state, from which `resume` goes on to the same bits. The keywords after it are those of
@@ -91,7 +91,8 @@ def pretrain(task: Task, recipe: Upstream = Upstream(), device: str | torch.devi
         return F.cross_entropy(net(x), y)
 
     settings = Settings(recipe.steps, recipe.learning_rate, recipe.momentum, recipe.weight_decay, micro_batches,
-                        precision, checkpoint_every, compile=compile, ema=ema, prefetch=images.prefetch)
+                        precision, checkpoint_every, compile=compile, ema=ema, shard=shard,
+                        prefetch=images.prefetch)
     identity = {"task": task.fingerprint, "seed": seed, "precision": precision, "micro_batches": micro_batches,
                 **({"ema": ema} if ema else {}), **recipe.__dict__}
     history = train(model, batch, loss, settings, checkpoint=checkpoint, resume=resume, identity=identity,

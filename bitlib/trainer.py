@@ -28,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from .distributed import gathered, is_main, own_part, ranks, summed
+from .distributed import full, gathered, is_main, own_part, part_like, ranks, sharded, summed
 from .files import UserError, atomic_path, remove_unfinished
 from .norm import StandardizeOnce, hold_standardized, standardized_convs
 
@@ -50,8 +50,9 @@ class Settings:
 
     precision: "fp32", or "bf16" for autocast. checkpoint_every, evaluate_every: in steps; 0 means only at the end.
     compile: run the model through torch.compile, which takes a minute and a C++ compiler first. ema: decay per step of an
-    exponential moving average of the weights, in [0, 1), which the model ends with; 0 is off. prefetch: batches that are
-    made ahead, in a thread, while the model trains.
+    exponential moving average of the weights, in [0, 1), which the model ends with; 0 is off. shard: of several
+    processes each keeps only its part of gradients and momentum (FSDP2), and gathers weights when they are needed. prefetch:
+    batches that are made ahead, in a thread, while the model trains.
     """
 
     steps: int
@@ -64,9 +65,12 @@ class Settings:
     evaluate_every: int = 0
     compile: bool = False
     ema: float = 0.0
+    shard: bool = False
     prefetch: int = 0
 
     def __post_init__(self):
+        if self.shard and (self.ema or self.compile):
+            raise UserError("a sharded model can neither be compiled nor averaged here; leave out --ema and --compile")
         if not 0 <= self.ema < 1:
             raise UserError(f"ema is {self.ema}; it lies between 0 (off) and 1, for example 0.999")
         if self.precision not in ("fp32", "bf16"):
@@ -129,20 +133,31 @@ def train(model: nn.Module, batch: Callable[[int], tuple], loss: Callable[..., T
     device = next(model.parameters()).device
     if settings.compile and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
         raise UserError("torch.compile needs a C++ compiler, and there is no g++ here; install one, or train without it")
-    params = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.SGD(params.values(), lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay,
-                                fused=device.type in ("cpu", "cuda") or None)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema)) if settings.ema else None
-    history, start = History(), 0
+    history, start, momentum = History(), 0, {}
     if resume and checkpoint and is_main():
         remove_unfinished(checkpoint)
     if resume and checkpoint and checkpoint.exists():
-        start, history = load_checkpoint(checkpoint, model, optimizer, params, identity or {}, average)
+        start, history, momentum = load_checkpoint(checkpoint, model, identity or {}, average)
+    world = ranks()[1]
+    shard = settings.shard and world > 1
+    # `net` is what trains; where it is not `model` itself, `model` gets its weights whenever somebody looks.
+    net = model
+    if shard:
+        net = sharded(model, [unit for child in model.children() if isinstance(child, nn.Sequential) for unit in child])
+        model.cpu()
+    params = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.SGD(params.values(), lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay,
+                                fused=device.type in ("cpu", "cuda") and not shard or None)
+    for name, value in momentum.items():
+        # Same strides as the parameter: channels-last weights keep channels-last momentum.
+        optimizer.state[params[name]]["momentum_buffer"] = (
+            part_like(value.to(device), params[name]) if shard else torch.empty_like(params[name]).copy_(value))
     began = time.perf_counter() - history.seconds
     pending: list[tuple[int, float, Tensor]] = []  # losses still on the device
-    world = ranks()[1]
-    # Batch-norm statistics stay each process's own, as on as many devices without SyncBatchNorm.
-    net = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
+    if world > 1 and not shard:
+        # Batch-norm statistics stay each process's own, as on as many devices without SyncBatchNorm.
+        net = DistributedDataParallel(model, broadcast_buffers=False)
     gradients = Gradients(torch.compile(net) if settings.compile else net, loss, settings, device)
 
     def collect() -> None:
@@ -154,16 +169,26 @@ def train(model: nn.Module, batch: Callable[[int], tuple], loss: Callable[..., T
                 raise UserError(f"the loss is {history.rows[-1]['loss']} at step {step}; lower the learning rate{saved}")
         pending.clear()
 
+    def gather() -> None:
+        for whole, part in zip(model.state_dict().values(), net.state_dict().values()):
+            whole.copy_(full(part))
+
     def save(done: int) -> None:
         collect()
         history.seconds = time.perf_counter() - began
-        if checkpoint and is_main():
-            save_checkpoint(checkpoint, model, optimizer, params, done, history, identity or {}, average)
+        if not checkpoint:
+            return
+        if shard:
+            gather()
+        buffers = {name: full(optimizer.state[p]["momentum_buffer"]) for name, p in params.items()
+                   if "momentum_buffer" in optimizer.state[p]}
+        if is_main():
+            save_checkpoint(checkpoint, model, buffers, done, history, identity or {}, average)
 
-    model.train()
+    net.train()
     bar = tqdm(total=settings.steps, initial=start, disable=not progress or not is_main(), unit="step", leave=False,
                desc=progress if isinstance(progress, str) else None)
-    frozen = [c for c in standardized_convs(model) if not c.weight.requires_grad]
+    frozen = [c for c in standardized_convs(net) if not c.weight.requires_grad and not shard]
     batches = ahead(batch, range(start, settings.steps), settings.prefetch)
     with bar, hold_standardized(frozen), closing(batches), _catch_signals() as stop:
         for step, made in zip(range(start, settings.steps), batches):
@@ -182,8 +207,10 @@ def train(model: nn.Module, batch: Callable[[int], tuple], loss: Callable[..., T
                 bar.set_postfix(loss=f"{history.rows[-1]['loss']:.3f}", lr=f"{lr:.2g}", refresh=False)
             if evaluate and (done == settings.steps or _every(settings.evaluate_every, done)):
                 collect()
+                if shard:
+                    gather()
                 history.rows[-1] |= evaluate((average.module if average else model).eval())
-                model.train()
+                net.train()
             # Several processes stop together, so they ask each other, now and then.
             stopping = bool(stop) if world == 1 else done % SYNC_EVERY == 0 and any(gathered(bool(stop)))
             if stopping or done == settings.steps or _every(settings.checkpoint_every, done):
@@ -193,6 +220,9 @@ def train(model: nn.Module, batch: Callable[[int], tuple], loss: Callable[..., T
     gathered(None)  # nobody reads a file before it is written
     if average:
         model.load_state_dict(average.module.state_dict())
+    if shard:
+        gather()
+        model.to(device)
     model.eval()
     return history
 
@@ -229,6 +259,7 @@ class Gradients:
     def __init__(self, model: nn.Module, loss: Callable[..., Tensor], settings: Settings, device: torch.device):
         self.model, self.loss, self.device = model, loss, device
         self.precision, self.micro_batches = settings.precision, settings.micro_batches
+        self.sharded = hasattr(model, "set_requires_gradient_sync")
 
     def __call__(self, batch: tuple) -> Tensor:
         """Add them to the parameters; returns this process's share of the loss, still on the device."""
@@ -257,13 +288,16 @@ class Gradients:
     def _in_parts(self, own: list, count: int, size: int, world: int) -> Tensor:
         columns = [b.tensor_split(count) if isinstance(b, Tensor) else (b,) * count for b in own]
         total = torch.zeros((), device=self.device)
-        with StandardizeOnce(self.model) if count > 1 else nullcontext() as once:
+        # The filters of a sharded network are whole only while their block works.
+        with StandardizeOnce(self.model) if count > 1 and not self.sharded else nullcontext() as once:
             for number, part in enumerate(zip(*columns), 1):
                 share = next(len(p) for p in part if isinstance(p, Tensor)) / size
                 if once and number == count:
                     once.last()
                 # Processes exchange gradients once a step, after the last part.
-                alone = self.model.no_sync() if world > 1 and number < count else nullcontext()
+                if self.sharded:
+                    self.model.set_requires_gradient_sync(number == count)
+                alone = self.model.no_sync() if world > 1 and number < count and not self.sharded else nullcontext()
                 with alone:
                     with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                         value = self.loss(self.model, *part)
@@ -298,27 +332,22 @@ def _catch_signals():
         restore()
 
 
-def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, params: dict[str, nn.Parameter],
-                    step: int, history: History, identity: dict, average: AveragedModel | None = None) -> None:
-    """Write weights, momentum, moving average, step and history to one safetensors file, atomically."""
+def save_checkpoint(path: Path, model: nn.Module, momentum: dict[str, Tensor], step: int, history: History, identity: dict,
+                    average: AveragedModel | None = None) -> None:
+    """Write weights, momentum (by name of the weight), moving average, step and history to one safetensors file, atomically."""
     from safetensors.torch import save_file
 
-    tensors = {f"model.{name}": t.detach().contiguous() for name, t in model.state_dict().items()}
-    for name, p in params.items():
-        momentum = optimizer.state[p].get("momentum_buffer")
-        if momentum is not None:
-            tensors[f"momentum.{name}"] = momentum.contiguous()
-    if average:
-        tensors |= {f"average.{name}": t.detach().contiguous() for name, t in average.state_dict().items()}
+    parts = {"model": model.state_dict(), "momentum": momentum, "average": average.state_dict() if average else {}}
+    tensors = {f"{part}.{name}": t.detach().contiguous() for part, values in parts.items() for name, t in values.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     meta = {"step": str(step), "history": json.dumps(asdict(history)), "identity": json.dumps(identity, sort_keys=True)}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, meta)
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, params: dict[str, nn.Parameter],
-                    identity: dict, average: AveragedModel | None = None) -> tuple[int, History]:
-    """Restore what `save_checkpoint` wrote; returns (steps done, history).
+def load_checkpoint(path: Path, model: nn.Module, identity: dict, average: AveragedModel | None = None,
+                    ) -> tuple[int, History, dict[str, Tensor]]:
+    """Restore what `save_checkpoint` wrote; returns (steps done, history, momentum by name of the weight).
 
     Raises UserError where the file is damaged, or names the first setting in which its run differed from this one.
     """
@@ -340,9 +369,4 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     model.load_state_dict(of("model."))
     if average:
         average.load_state_dict(of("average."))
-    for name, p in params.items():
-        if f"momentum.{name}" in tensors:
-            # Same strides as the parameter: channels-last weights keep channels-last momentum.
-            buffer = torch.empty_like(p).copy_(tensors[f"momentum.{name}"])
-            optimizer.state[p]["momentum_buffer"] = buffer
-    return int(meta["step"]), History(**json.loads(meta["history"]))
+    return int(meta["step"]), History(**json.loads(meta["history"])), of("momentum.")

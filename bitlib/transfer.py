@@ -107,7 +107,7 @@ def write_json(path: str | Path, content: dict) -> None:
 
 def finetune(model: ResNetV2, task: Task, rule: HyperRule | None = None, device: str | torch.device = "auto",
              seed: int = 0, out: str | Path | None = None, *, precision: str = "fp32", micro_batches: int = 1,
-             compile: bool = False, ema: float = 0.0, resume: bool = False, checkpoint_every: int = 0,
+             compile: bool = False, ema: float = 0.0, shard: bool = False, resume: bool = False, checkpoint_every: int = 0,
              progress: bool | str = True) -> Run:
     """Fine-tune `model` on `task` by the HyperRule; the model is changed in place, with a new head of zeros.
 
@@ -119,14 +119,14 @@ def finetune(model: ResNetV2, task: Task, rule: HyperRule | None = None, device:
         return mixup_loss(net(x), y, y_other, lam)
 
     return _fit(model, task, rule, device, seed, out, loss, {"method": "finetune"}, precision=precision,
-                micro_batches=micro_batches, compile=compile, ema=ema, resume=resume, checkpoint_every=checkpoint_every,
+                micro_batches=micro_batches, compile=compile, ema=ema, shard=shard, resume=resume, checkpoint_every=checkpoint_every,
                 progress=progress)
 
 
 def distill(model: ResNetV2, teacher: nn.Module, task: Task, rule: HyperRule | None = None,
             device: str | torch.device = "auto", seed: int = 0, out: str | Path | None = None, *, temperature: float = 1.0,
             alpha: float = 1.0, consistent: bool = True, precision: str = "fp32", micro_batches: int = 1,
-            compile: bool = False, ema: float = 0.0, resume: bool = False, checkpoint_every: int = 0,
+            compile: bool = False, ema: float = 0.0, shard: bool = False, resume: bool = False, checkpoint_every: int = 0,
             progress: bool | str = True) -> Run:
     """Train `model` to imitate `teacher`, which already solves `task`; the student gets a new head of zeros.
 
@@ -156,12 +156,12 @@ def distill(model: ResNetV2, teacher: nn.Module, task: Task, rule: HyperRule | N
     config = {"method": "distill", "teacher": teacher.info.name, "temperature": temperature, "alpha": alpha,
               "consistent": consistent}
     return _fit(model, task, rule, device, seed, out, loss, config, precision=precision, micro_batches=micro_batches,
-                compile=compile, ema=ema, resume=resume, checkpoint_every=checkpoint_every, progress=progress)
+                compile=compile, ema=ema, shard=shard, resume=resume, checkpoint_every=checkpoint_every, progress=progress)
 
 
 def _fit(model: ResNetV2, task: Task, rule: HyperRule | None, device: str | torch.device, seed: int,
          out: str | Path | None, loss, config: dict, *, precision: str, micro_batches: int,
-         compile: bool, ema: float, resume: bool, checkpoint_every: int, progress: bool | str) -> Run:
+         compile: bool, ema: float, shard: bool, resume: bool, checkpoint_every: int, progress: bool | str) -> Run:
     """What fine-tuning and distillation share. loss(net, x, y, y_other, lam, indices of the pictures) -> mean loss."""
     rule = rule or default_rule(model, task)
     device = pick_device(device)
@@ -188,7 +188,8 @@ def _fit(model: ResNetV2, task: Task, rule: HyperRule | None, device: str | torc
         return *mixed, indices
 
     settings = Settings(rule.total_steps, rule.lr, rule.momentum, rule.weight_decay, micro_batches, precision,
-                        checkpoint_every, compile=compile, ema=ema, prefetch=images.prefetch)
+                        checkpoint_every, compile=compile, ema=ema, shard=shard,
+                        prefetch=images.prefetch)
     history = train(model, batch, loss, settings, checkpoint=Path(out) / "checkpoint" / "state.safetensors" if out else None,
                     resume=resume, identity=config, progress=progress)
     return _finish(Run(model, task, config | environment(device), history), started, out)

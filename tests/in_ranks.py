@@ -27,10 +27,11 @@ def dying(step):
 
 
 with process_group():
-    for name, arch, micro_batches in (("gn", TINY, 1), ("gn, 8 parts", TINY, 8), ("bn", TINY_BN, 1)):
+    for name, arch, micro_batches in (("gn", TINY, 1), ("gn, 8 parts", TINY, 8), ("gn, sharded", TINY, 1),
+                                      ("gn, sharded, 8 parts", TINY, 8), ("bn", TINY_BN, 1)):
         model = ResNetV2(arch, 3, seed=ranks()[0])  # the first process's weights count
         history = train(model, dying if sys.argv[2:] else batch, loss,
-                        settings(3, micro_batches=micro_batches, checkpoint_every=1),
+                        settings(3, micro_batches=micro_batches, checkpoint_every=1, shard="sharded" in name),
                         checkpoint=folder / name / "state.safetensors", progress=False)
         pixels = torch.arange(700 * 3 * 16 * 16).view(700, 3, 16, 16).remainder(251).to(torch.uint8)
         logits = predict_logits(model, ArrayImages(pixels, torch.zeros(700).long()), 16)

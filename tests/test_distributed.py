@@ -44,7 +44,7 @@ def ends(tmp_path_factory) -> dict[int, Path]:
     return folders
 
 
-@pytest.mark.parametrize("kind", ["gn", "gn, 8 parts"])
+@pytest.mark.parametrize("kind", ["gn", "gn, 8 parts", "gn, sharded", "gn, sharded, 8 parts"])
 @pytest.mark.parametrize("file", ["end.safetensors", "state.safetensors"])
 def test_two_processes_equal_one(ends, kind, file):
     tensors = load_file(ends[2] / kind / file)

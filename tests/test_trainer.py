@@ -106,6 +106,27 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, arch, stop):
     assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
 
 
+def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(tmp_path):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def filling(step):
+        if step == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # no file may grow beyond this: as if it were full
+        return batch(step)
+
+    file = tmp_path / "state.safetensors"
+    try:
+        with pytest.raises(UserError, match="cannot write .*state.safetensors .*; free some space"):
+            run(batch=filling, checkpoint=file, settings=settings(checkpoint_every=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
+    resumed, history = run(checkpoint=file, resume=True)
+    assert difference(resumed, run()[0]) == 0 and len(history.rows) == 6
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_resume_goes_on(tmp_path, number):
     def interrupting(step):

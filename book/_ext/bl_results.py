@@ -84,6 +84,62 @@ class ResultTable(SphinxDirective):
         return [table]
 
 
+class BenchTable(SphinxDirective):
+    """All cases of results/NAME.json, as benchmarks/speed.py wrote it: a table each, with its ratios."""
+
+    required_arguments = 1
+
+    def run(self):
+        parts = []
+        for case in load(self.env, self.arguments[0])["cases"]:
+            words = ["Training" if case["mode"] == "train" else "Inference", f"{case['side']} px", f"batch {case['batch_size']}",
+                     case["precision"], *(["compiled"] if case["compiled"] else [])]
+            parts += [nodes.rubric("", ", ".join(words)), self.table(case)]
+        return parts
+
+    def table(self, case):
+        rows = {row["contestant"]: row for row in case["rows"] if row["seconds"]}
+        heads = ["", "pictures a second", *(f"of {name}" for name in BENCH_RIVALS if find(rows, name)), "of the peak"]
+        memory = any(row["memory"] for row in rows.values())
+        heads += ["MiB"] if memory else []
+        table, group = nodes.table(classes=["bl-results"]), nodes.tgroup(cols=len(heads))
+        group += [nodes.colspec(colwidth=1) for _ in heads]
+
+        def line(cells):
+            return nodes.row("", *(nodes.entry("", nodes.paragraph("", cell)) for cell in cells))
+        body = nodes.tbody()
+        for name, row in rows.items():
+            median, low, high = (case["batch_size"] / s for s in (row["seconds"][i] for i in (0, 2, 1)))
+            cells = [name, f"{median:.1f} ({low:.1f} to {high:.1f})"]
+            cells += ["{:.2f}".format(find(rows, rival)["seconds"][0] / row["seconds"][0])
+                      for rival in BENCH_RIVALS if find(rows, rival)]
+            body += line([*cells, f"{100 * row['share']:.0f} %", *([f"{row['memory'] / 2**20:.0f}"] if memory else [])])
+        group += [nodes.thead("", line(heads)), body]
+        table += group
+        return table
+
+
+BENCH_RIVALS = {"timm": "timm BiT", "batch norm": "torchvision"}
+
+
+def find(rows, rival):
+    """The row of the contestant whose name begins so; None where it did not take part."""
+    return next((row for name, row in rows.items() if name.startswith(BENCH_RIVALS[rival])), None)
+
+
+class BenchParts(SphinxDirective):
+    """The parts of a run that results/NAME.json times alone."""
+
+    required_arguments = 1
+
+    def run(self):
+        items = nodes.bullet_list()
+        for name, part in load(self.env, self.arguments[0])["parts"].items():
+            median, low, high = (1000 * s for s in part["seconds"])
+            items += nodes.list_item("", nodes.paragraph("", f"{name}: {median:.0f} ms ({low:.0f} to {high:.0f})"))
+        return [items]
+
+
 def draw(data):
     """One SVG: lines are means, bars one standard deviation. Colours are the page's, by class."""
     shots, axis = data["shots"], html.escape(data.get("axis", "training pictures a class"))
@@ -127,4 +183,6 @@ def setup(app):
     app.add_role("result", result)
     app.add_directive("few-shot-figure", FewShotFigure)
     app.add_directive("result-table", ResultTable)
+    app.add_directive("bench-table", BenchTable)
+    app.add_directive("bench-parts", BenchParts)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
