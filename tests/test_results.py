@@ -109,3 +109,18 @@ def test_chapter_on_distillation():
     assert behind[-1] > 0  # "has not overtaken"
     assert all(consistent[steps] <= fixed[steps] for steps in fixed)  # "gains nothing over a fixed one"
     assert fixed[1000] > data["teacher"]  # "reads more test digits than its teacher"
+
+
+def test_speed_page():
+    data = load("bench_cpu")
+    cases = {(c["mode"], c["precision"], c["compiled"]): {r["contestant"]: r for r in c["rows"]} for c in data["cases"]}
+    assert data["rounds"] >= 10 and data["processor"] and len(data["parts"]) == 4
+    for (mode, precision, compiled), rows in cases.items():
+        speeds = {name: row["images_per_second"] for name, row in rows.items()}
+        if mode == "train" and not compiled:
+            assert max(speeds.values()) < 1.5 * min(speeds.values())  # "no network is far ahead of another"
+        if mode == "infer" and precision == "fp32" and not compiled:
+            assert speeds["bitlib R50x1, folded"] > 1.03 * speeds["bitlib R50x1"]  # "folded weights pay"
+    kept = {p: {n: r["memory"] for n, r in cases["train", p, False].items()} for p in ("fp32", "bf16")}
+    ours, theirs = "bitlib R50x1", "torchvision ResNet-50 (BN)"
+    assert kept["bf16"][ours] <= kept["bf16"][theirs] and kept["fp32"][ours] > kept["fp32"][theirs]
