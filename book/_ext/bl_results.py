@@ -99,7 +99,7 @@ class BenchTable(SphinxDirective):
 
     def table(self, case):
         rows = {row["contestant"]: row for row in case["rows"] if row["seconds"]}
-        heads = ["", "pictures a second", *(f"of {name}" for name in BENCH_RIVALS if find(rows, name)), "of the peak"]
+        heads = ["", "pictures a second", *(f"ratio to {name}" for name in BENCH_RIVALS if find(rows, name)), "share of peak"]
         memory = any(row["memory"] for row in rows.values())
         heads += ["MiB"] if memory else []
         table, group = nodes.table(classes=["bl-results"]), nodes.tgroup(cols=len(heads))
@@ -110,7 +110,7 @@ class BenchTable(SphinxDirective):
         body = nodes.tbody()
         for name, row in rows.items():
             median, low, high = (case["batch_size"] / s for s in (row["seconds"][i] for i in (0, 2, 1)))
-            cells = [name, f"{median:.1f} ({low:.1f} to {high:.1f})"]
+            cells = [name, f"{median:.1f} ({low:.1f}–{high:.1f})"]
             cells += ["{:.2f}".format(find(rows, rival)["seconds"][0] / row["seconds"][0])
                       for rival in BENCH_RIVALS if find(rows, rival)]
             body += line([*cells, f"{100 * row['share']:.0f} %", *([f"{row['memory'] / 2**20:.0f}"] if memory else [])])
@@ -136,7 +136,7 @@ class BenchParts(SphinxDirective):
         items = nodes.bullet_list()
         for name, part in load(self.env, self.arguments[0])["parts"].items():
             median, low, high = (1000 * s for s in part["seconds"])
-            items += nodes.list_item("", nodes.paragraph("", f"{name}: {median:.0f} ms ({low:.0f} to {high:.0f})"))
+            items += nodes.list_item("", nodes.paragraph("", f"{name}: {median:.0f} ms ({low:.0f}–{high:.0f})"))
         return [items]
 
 
