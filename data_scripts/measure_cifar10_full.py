@@ -18,11 +18,11 @@ import bitlib
 from bitlib.trainer import pick_device
 
 MODEL, STUDENT, SEEDS = "photos-L", "tiny", range(3)
-STEPS, STUDENT_STEPS = (200, 800), (500, 2000)
+STEPS, STUDENT_STEPS = (150, 600), (300, 1200)
 RATES = (0.03, 0.1, 0.3)
 RECIPE = {"batch_size": 128, "resolution": (36, 32)}
 METHODS = {"finetune": ("fine-tuned", True, 0.0), "finetune_mixup": ("fine-tuned, MixUp", True, 0.1),
-           "scratch": ("from scratch", False, 0.0), "scratch_mixup": ("from scratch, MixUp", False, 0.1)}
+           "scratch": ("from scratch", False, 0.0)}
 STUDENTS = {"labels": "labels alone", "teacher": "the teacher alone"}
 
 
