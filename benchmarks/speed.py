@@ -9,8 +9,6 @@ import platform
 import sys
 from pathlib import Path
 
-import torch
-
 from bitlib.bench import Case, run_cases, table, time_parts
 from bitlib.trainer import pick_device
 

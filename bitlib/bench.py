@@ -217,8 +217,8 @@ def run_case(case: Case, device: torch.device, rounds: int = 10, who: list[Conte
         runner, times = ready[contestant.name], spread(seconds[contestant.name])
         tflops = runner.count() / times[0] / 1e12
         first = rows[0].seconds if rows else times
-        rows.append(Row(contestant.name, times, case.batch_size / times[0], first[0] / times[0] if first else None, runner.memory,
-                        tflops, tflops / peak))
+        rows.append(Row(contestant.name, times, case.batch_size / times[0], first[0] / times[0] if first else None,
+                        runner.memory, tflops, tflops / peak))
     return rows
 
 

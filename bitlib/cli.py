@@ -54,7 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
         sub.add_argument("--shard", action="store_true", help="under torchrun: give each process only a part of the gradients "
                          "and of the optimizer's state, for networks that fill a device's memory")
-        sub.add_argument("--compile", action="store_true", help="use torch.compile, which takes a minute to start and a C++ compiler")
+        sub.add_argument("--compile", action="store_true",
+                         help="use torch.compile, which takes a minute to start and a C++ compiler")
         sub.add_argument("--ema", type=float, default=0.0, metavar="D",
                          help="end with a moving average of the weights of this decay, for example 0.999 (default: 0, off)")
         sub.add_argument("--seed", type=int, default=0)

@@ -253,7 +253,8 @@ EXERCISES: dict[str, Exercise] = {
     "own_share": Exercise(
         "Say which pictures of a batch belong to one of several devices.",
         (("give every picture to somebody, and none to two", _shared_out),
-         ("give shares whose sizes differ by one at most", lambda f: sorted(len(f(10, r, 4)) for r in range(4)) == [2, 2, 3, 3]),
+         ("give shares whose sizes differ by one at most",
+          lambda f: sorted(len(f(10, device, 4)) for device in range(4)) == [2, 2, 3, 3]),
          ("give one device everything", lambda f: list(f(5, 0, 1)) == [0, 1, 2, 3, 4])),
         ("Think of dealing cards: who gets picture number 7 if there are four players?",
          "Picture i belongs to device i % devices; any other fair way is as good.",

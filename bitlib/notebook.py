@@ -41,8 +41,10 @@ def run_command(line: str, cwd: str | Path, processes: int = 1) -> None:
     print(f"$ torchrun --nproc-per-node {processes} -m {line}" if launcher else f"$ {line}")
     # The child must find the same bitlib, installed or not, and use as many threads, to give the same numbers.
     paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes))}
-    done = subprocess.run([sys.executable, *launcher, "-m", "bitlib", *arguments], cwd=cwd, env=env, text=True, capture_output=True)
+    threads = max(1, torch.get_num_threads() // processes)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, *launcher, "-m", "bitlib", *arguments]
+    done = subprocess.run(command, cwd=cwd, env=env, text=True, capture_output=True)
     print((done.stdout + (done.stderr if done.returncode else "")).rstrip())
 
 

@@ -113,14 +113,15 @@ def finetune(model: ResNetV2, task: Task, rule: HyperRule | None = None, device:
 
     rule: None for `default_rule`. seed: order of the examples, crops, flips, MixUp. out: folder for the result and for a
     checkpoint from which `resume` goes on; None keeps everything in memory. What was frozen before stays frozen. The
-    keywords after it are those of `trainer.Settings`. The test split is looked at once, at the end. Raises UserError for unreadable data or settings.
+    keywords after it are those of `trainer.Settings`. The test split is looked at once, at the end. Raises UserError for
+    unreadable data or settings.
     """
     def loss(net: nn.Module, x: Tensor, y: Tensor, y_other: Tensor, lam: float, indices: Tensor) -> Tensor:
         return mixup_loss(net(x), y, y_other, lam)
 
     return _fit(model, task, rule, device, seed, out, loss, {"method": "finetune"}, precision=precision,
-                micro_batches=micro_batches, compile=compile, ema=ema, shard=shard, resume=resume, checkpoint_every=checkpoint_every,
-                progress=progress)
+                micro_batches=micro_batches, compile=compile, ema=ema, shard=shard, resume=resume,
+                checkpoint_every=checkpoint_every, progress=progress)
 
 
 def distill(model: ResNetV2, teacher: nn.Module, task: Task, rule: HyperRule | None = None,

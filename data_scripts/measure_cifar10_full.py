@@ -39,11 +39,13 @@ def main():
     def rule(steps: int, lr: float, alpha: float) -> bitlib.HyperRule:
         return bitlib.HyperRule(len(task.train), task.image_size).adapted(steps=steps, base_lr=lr, alpha=alpha, **RECIPE)
 
-    def run(pretrained: bool, steps: int, lr: float, alpha: float, seed: int, progress: str) -> bitlib.Run:
+    trial = replace(task, test=task.val.subset(torch.arange(1)))  # where the test pictures are nobody's business
+
+    def run(task: bitlib.Task, pretrained: bool, steps: int, lr: float, alpha: float, seed: int, progress: str) -> bitlib.Run:
         model = bitlib.create_model(MODEL, task.num_classes, pretrained=pretrained, seed=seed)
         return bitlib.finetune(model, task, rule(steps, lr, alpha), device, seed, precision="bf16", progress=progress)
 
-    def student(way: str, steps: int, lr: float, seed: int, progress: str) -> bitlib.Run:
+    def student(task: bitlib.Task, way: str, steps: int, lr: float, seed: int, progress: str) -> bitlib.Run:
         model, how = bitlib.create_model(STUDENT, task.num_classes, seed=seed), {"precision": "bf16", "progress": progress}
         if way == "labels":
             return bitlib.finetune(model, task, rule(steps, lr, 0.0), device, seed, **how)
@@ -51,8 +53,8 @@ def main():
 
     rate = {}
     for pretrained in (True, False):
-        found = {lr: cells(f"rate {pretrained} {lr}", lambda lr=lr: run(
-            pretrained, STEPS[0], lr, 0.0, 100, f"rate {lr}").val_accuracy) for lr in RATES}
+        found = {lr: cells(f"rate {pretrained} {lr}", lambda *how: run(trial, *how).val_accuracy,
+                           pretrained, STEPS[0], lr, 0.0, 100, f"rate {lr}") for lr in RATES}
         rate[pretrained] = max(found, key=found.get)
     measured = {key: {str(s): [] for s in STEPS} for key in METHODS}
     with tqdm(total=len(METHODS) * len(STEPS) * len(SEEDS), unit="run") as bar:
@@ -60,17 +62,17 @@ def main():
             for key, (_, pretrained, alpha) in METHODS.items():
                 for steps in STEPS:
                     title = f"{key} {steps} {seed}"
-                    measured[key][str(steps)].append(cells(title, lambda title=title: run(
-                        pretrained, steps, rate[pretrained], alpha, seed, title).test_accuracy))
+                    measured[key][str(steps)].append(cells(title, lambda *how: run(task, *how).test_accuracy,
+                                                           pretrained, steps, rate[pretrained], alpha, seed, title))
                     bar.update()
     common = {"task": task.name, "fingerprint": task.fingerprint, "n_train": len(task.train), "n_test": len(task.test),
               "seeds": list(SEEDS), "axis": "steps", "column": "{} steps", "batch_size": RECIPE["batch_size"]}
     record("cifar10_full", {**common, "model": MODEL, "shots": STEPS, "lr": rate[True], "scratch_lr": rate[False],
                             "methods": {key: label for key, (label, *_) in METHODS.items()}, **measured}, device)
 
-    teacher = run(True, STEPS[-1], rate[True], 0.0, 0, "teacher")
-    found = {lr: cells(f"student rate {lr}", lambda lr=lr: student(
-        "labels", STUDENT_STEPS[0], lr, 100, f"rate {lr}").val_accuracy) for lr in RATES}
+    teacher = run(task, True, STEPS[-1], rate[True], 0.0, 0, "teacher")
+    found = {lr: cells(f"student rate {lr}", lambda *how: student(trial, *how).val_accuracy,
+                       "labels", STUDENT_STEPS[0], lr, 100, f"rate {lr}") for lr in RATES}
     best = max(found, key=found.get)
     students = {way: {str(s): [] for s in STUDENT_STEPS} for way in STUDENTS}
     with tqdm(total=len(STUDENTS) * len(STUDENT_STEPS) * len(SEEDS), unit="run") as bar:
@@ -78,8 +80,8 @@ def main():
             for way in STUDENTS:
                 for steps in STUDENT_STEPS:
                     title = f"student {way} {steps} {seed}"
-                    students[way][str(steps)].append(cells(title, lambda title=title: student(
-                        way, steps, best, seed, title).test_accuracy))
+                    students[way][str(steps)].append(cells(title, lambda *how: student(task, *how).test_accuracy,
+                                                           way, steps, best, seed, title))
                     bar.update()
     small = bitlib.create_model(STUDENT, task.num_classes)
     record("cifar10_student", {**common, "shots": STUDENT_STEPS, "lr": best, "teacher": teacher.test_accuracy,

@@ -92,8 +92,8 @@ class BenchTable(SphinxDirective):
     def run(self):
         parts = []
         for case in load(self.env, self.arguments[0])["cases"]:
-            words = ["Training" if case["mode"] == "train" else "Inference", f"{case['side']} px", f"batch {case['batch_size']}",
-                     case["precision"], *(["compiled"] if case["compiled"] else [])]
+            words = ["Training" if case["mode"] == "train" else "Inference", f"{case['side']} px",
+                     f"batch {case['batch_size']}", case["precision"], *(["compiled"] if case["compiled"] else [])]
             parts += [nodes.rubric("", ", ".join(words)), self.table(case)]
         return parts
 
