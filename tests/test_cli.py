@@ -1,4 +1,5 @@
 """The command line as a user calls it: a process of its own, its output, its exit status, what it leaves behind."""
+import csv
 import json
 import os
 import pickle
@@ -9,6 +10,8 @@ import time
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from test_folder import make_folder, photo
 
 import bitlib
@@ -76,6 +79,8 @@ def one_class(root):
     (None, ["--freeze", "stage9"], "cannot freeze until 'stage9'"),
     (None, ["--steps", "zero"], "'zero' is not a whole number above 0"),
     (None, ["--precision", "fp8"], "invalid choice: 'fp8'"),
+    (None, ["--ema", "1"], "ema is 1.0"),
+    (None, ["--shard", "--ema", "0.9"], "can neither be compiled nor averaged"),
 ])
 def test_mistakes_give_one_line_status_2_and_nothing_on_disk(tmp_path, capsys, spoil, extra, message):
     photos, out = make_folder(tmp_path / "photos"), tmp_path / "out"
@@ -130,6 +135,19 @@ def test_unusable_weight_files(tmp_path, capsys, monkeypatch, content, message):
     assert main(["finetune", str(photos), "--model", "BiT-S-R50x1", "--out", str(tmp_path / "out"), *QUICK]) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_options_of_the_loop(tmp_path, capsys):
+    photos, logs = make_folder(tmp_path / "photos"), {}
+    for name, options in {"plain": [], "saving": ["--grad-checkpointing", "--micro-batches", "2", "--shard"],
+                          "averaged": ["--ema", "0.5"]}.items():
+        assert main(["finetune", str(photos), "--out", str(tmp_path / name), "--model", "glyphs-S", *QUICK, *options]) == 0
+        logs[name] = [float(row["loss"]) for row in csv.DictReader(open(tmp_path / name / "history.csv"))]
+    assert logs["saving"] == pytest.approx(logs["plain"], abs=1e-5)  # with one process there is nothing to shard
+    assert logs["averaged"] == logs["plain"]  # the average is taken beside the training
+    assert json.loads((tmp_path / "averaged" / "run.json").read_text())["ema"] == 0.5
+    head = [load_file(tmp_path / n / "model.safetensors")["head.weight"] for n in ("plain", "averaged")]
+    assert not torch.equal(*head)
 
 
 def test_a_finished_run_is_not_overwritten(tmp_path, capsys):
