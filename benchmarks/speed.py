@@ -9,7 +9,7 @@ import platform
 import sys
 from pathlib import Path
 
-from bitlib.bench import Case, run_cases, table, time_parts
+from bitlib.bench import Case, contestants, run_cases, table, time_parts
 from bitlib.trainer import pick_device
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +40,12 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
     device = pick_device(args.device)
-    cases = run_cases(CPU if device.type == "cpu" else CUDA, device, args.rounds)
+    # Compiling pays most in inference: there, our compiled network takes part beside the others as they are.
+    plain, compiled = contestants(), contestants(compiled=True)
+    cases = []
+    for case in CPU if device.type == "cpu" else CUDA:
+        both = device.type == "cpu" and case.mode == "infer" and not case.compiled
+        cases += run_cases([case], device, args.rounds, who=compiled if both else plain)
     print(table(cases))
     record(f"bench_{device.type}", {"processor": processor(), "rounds": args.rounds, "cases": cases,
                                     "parts": time_parts(device)}, device)

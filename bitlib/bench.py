@@ -9,7 +9,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -59,16 +59,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Contestant:
-    """make() -> a network; channels_last: the memory format that suits it."""
+    """make() -> a network; channels_last: the memory format that suits it; compiled: even where the case is not."""
 
     name: str
     make: Callable[[], nn.Module]
     channels_last: bool = True
     modes: tuple[str, ...] = ("train", "infer")
+    compiled: bool = False
 
 
-def contestants() -> list[Contestant]:
-    """Ours first; timm's only where it is installed. Random weights: values do not change the speed."""
+def contestants(compiled: bool = False) -> list[Contestant]:
+    """Ours first; timm's only where it is installed. Random weights: values do not change the speed.
+
+    compiled: have our folded network take part a second time, compiled, in inference beside the others that are not.
+    """
     def ours() -> nn.Module:
         return ResNetV2(ARCHS["R50x1"], CLASSES)
 
@@ -80,6 +84,8 @@ def contestants() -> list[Contestant]:
     found = [Contestant("bitlib R50x1", ours),
              Contestant("bitlib R50x1, folded", lambda: fold_standardized(ours()), modes=("infer",)),
              Contestant("torchvision ResNet-50 (BN)", batch_norm)]
+    if compiled:
+        found.insert(2, replace(found[1], name="bitlib R50x1, folded and compiled", compiled=True))
     try:
         import timm
     except ImportError:
@@ -146,7 +152,7 @@ class _Runner:
         self.y = torch.randint(CLASSES, (case.batch_size,), generator=generator).to(device)
         self.model = who.make().to(device, memory_format=layout).train(case.mode == "train")
         self.net: nn.Module = self.model
-        if case.compiled:
+        if case.compiled or who.compiled:
             # For inference the compiler may take the weights for constants.
             freeze = {"options": {"freezing": True}} if case.mode == "infer" and device.type == "cpu" else {}
             self.net = torch.compile(self.model, **freeze)
@@ -222,11 +228,12 @@ def run_case(case: Case, device: torch.device, rounds: int = 10, who: list[Conte
     return rows
 
 
-def run_cases(cases: list[Case], device: torch.device, rounds: int = 10, progress: bool = True) -> list[dict]:
+def run_cases(cases: list[Case], device: torch.device, rounds: int = 10, progress: bool = True,
+              who: list[Contestant] | None = None) -> list[dict]:
     """All cases, one after the other, as JSON: [{**case, "rows": [...]}, ...]."""
     done = []
     for case in tqdm(cases, "cases", leave=False, disable=not progress):
-        done.append({**asdict(case), "rows": [asdict(row) for row in run_case(case, device, rounds, progress=progress)]})
+        done.append({**asdict(case), "rows": [asdict(row) for row in run_case(case, device, rounds, who, progress)]})
         torch.compiler.reset()
         if device.type == "cuda":
             torch.cuda.empty_cache()

@@ -81,6 +81,13 @@ def test_out_of_memory_leaves_a_row_without_figures():
     assert "inference, 32 px, batch 2, fp32" in text and "out of memory" in text
 
 
+def test_who_takes_part():
+    names = [c.name for c in contestants()]
+    assert names[0] == "bitlib R50x1" and any("BN" in n for n in names) and any("timm" in n for n in names)
+    extra = [c for c in contestants(compiled=True) if c.name not in names]
+    assert len(extra) == 1 and extra[0].compiled and extra[0].modes == ("infer",)
+
+
 def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "contestants", lambda: SMALL)
     file = tmp_path / "bench.json"
