@@ -9,6 +9,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -152,10 +153,9 @@ class _Runner:
         self.y = torch.randint(CLASSES, (case.batch_size,), generator=generator).to(device)
         self.model = who.make().to(device, memory_format=layout).train(case.mode == "train")
         self.net: nn.Module = self.model
-        if case.compiled or who.compiled:
-            # For inference the compiler may take the weights for constants.
-            freeze = {"options": {"freezing": True}} if case.mode == "infer" and device.type == "cpu" else {}
-            self.net = torch.compile(self.model, **freeze)
+        self.compiled = case.compiled or who.compiled
+        if self.compiled:
+            self.net = torch.compile(self.model)
         if case.mode == "train":
             self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4, momentum=0.9, fused=True)
         self.memory: int | None = None
@@ -185,8 +185,10 @@ class _Runner:
 
     def warm_up(self) -> None:
         """Compile, choose kernels, allocate; note the memory."""
-        for _ in range(2):
-            self()
+        # In inference the compiler may take the weights for constants, and lay them out once and for all.
+        with torch._inductor.config.patch(freezing=True) if self.compiled and self.case.mode == "infer" else nullcontext():
+            for _ in range(2):
+                self()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
