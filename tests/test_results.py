@@ -119,8 +119,11 @@ def test_speed_page():
         speeds = {name: row["images_per_second"] for name, row in rows.items()}
         if mode == "train" and not compiled:
             assert max(speeds.values()) < 1.5 * min(speeds.values())  # "no network is far ahead of another"
+            assert 0.9 < speeds["bitlib R50x1"] / speeds["timm BiT R50x1"] < 1.1  # "about as fast as timm's"
         if mode == "infer" and precision == "fp32" and not compiled:
             assert speeds["bitlib R50x1, folded"] > 1.03 * speeds["bitlib R50x1"]  # "folded weights pay"
+            fastest = speeds["bitlib R50x1, folded and compiled"]
+            assert fastest > max(v for name, v in speeds.items() if not name.endswith("compiled"))  # "ahead of batch norm"
     kept = {p: {n: r["memory"] for n, r in cases["train", p, False].items()} for p in ("fp32", "bf16")}
     ours, theirs = "bitlib R50x1", "torchvision ResNet-50 (BN)"
     assert kept["bf16"][ours] <= kept["bf16"][theirs] and kept["fp32"][ours] > kept["fp32"][theirs]
