@@ -80,7 +80,8 @@ def test_one_shot_spreads_further_than_five():
     assert stdev(tuned["1"]) > 3 * stdev(tuned["5"])
 
 
-@pytest.mark.parametrize("name", ["batch_size", "device_batch", "distillation"])
+@pytest.mark.parametrize("name", ["batch_size", "batch_size_cifar10", "device_batch", "distillation", "cifar10_full",
+                                  "cifar10_student"])
 def test_every_cell_has_three_seeds(name):
     data = load(name)
     assert data["seeds"] == [0, 1, 2] and data["commit"] and data["torch"] and data["device"]
@@ -98,6 +99,13 @@ def test_chapter_on_norms():
     assert min(gn[2], ws[2]) > bn[2] + 0.1
     devices = means(load("device_batch"), "bn")
     assert devices[64] - devices[2] > 0.1
+
+
+def test_results_page_on_norms_and_photographs():
+    data = load("batch_size_cifar10")
+    bn, gn, ws = (means(data, m) for m in ("bn", "gn", "gn_ws"))
+    assert ws[2] > bn[2] + 0.05 and bn[64] > ws[64]
+    assert all(ws[size] > gn[size] for size in gn)
 
 
 def test_chapter_on_distillation():
@@ -124,6 +132,8 @@ def test_speed_page():
             assert speeds["bitlib R50x1, folded"] > 1.03 * speeds["bitlib R50x1"]  # "folded weights pay"
             fastest = speeds["bitlib R50x1, folded and compiled"]
             assert fastest > max(v for name, v in speeds.items() if not name.endswith("compiled"))  # "ahead of batch norm"
+        if mode == "infer" and compiled:
+            assert speeds["torchvision ResNet-50 (BN)"] > max(speeds["bitlib R50x1"], speeds["bitlib R50x1, folded"])
     kept = {p: {n: r["memory"] for n, r in cases["train", p, False].items()} for p in ("fp32", "bf16")}
     ours, theirs = "bitlib R50x1", "torchvision ResNet-50 (BN)"
     assert kept["bf16"][ours] <= kept["bf16"][theirs] and kept["fp32"][ours] > kept["fp32"][theirs]
