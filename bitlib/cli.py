@@ -342,6 +342,7 @@ def run_pretrain(args) -> None:
     device = next(result.model.parameters()).device
     write_json(out / "run.json", {
         "method": "pretrain", "task": task.name, "fingerprint": task.fingerprint, "seed": args.seed, **recipe.__dict__,
+        "precision": args.precision, "micro_batches": args.micro_batches, "ema": args.ema,
         "val_accuracy": result.val_accuracy, "test_accuracy": result.test_accuracy,
         "seconds": round(result.history.seconds, 2), **environment(device)})
     print(f"validation accuracy {result.val_accuracy:.4f}")
