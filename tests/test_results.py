@@ -80,8 +80,7 @@ def test_one_shot_spreads_further_than_five():
     assert stdev(tuned["1"]) > 3 * stdev(tuned["5"])
 
 
-@pytest.mark.parametrize("name", ["batch_size", "batch_size_cifar10", "device_batch", "distillation", "cifar10_full",
-                                  "cifar10_student"])
+@pytest.mark.parametrize("name", ["batch_size", "batch_size_cifar10", "device_batch", "distillation", "cifar10_full"])
 def test_every_cell_has_three_seeds(name):
     data = load(name)
     assert data["seeds"] == [0, 1, 2] and data["commit"] and data["torch"] and data["device"]
@@ -99,6 +98,15 @@ def test_chapter_on_norms():
     assert min(gn[2], ws[2]) > bn[2] + 0.1
     devices = means(load("device_batch"), "bn")
     assert devices[64] - devices[2] > 0.1
+
+
+def test_results_page_on_the_full_set():
+    data = load("cifar10_full")
+    tuned, mixed, scratch = (means(data, m) for m in ("finetune", "finetune_mixup", "scratch"))
+    short, long = data["shots"]
+    assert tuned[short] > scratch[long] + 0.1
+    assert all(0.003 < tuned[steps] - mixed[steps] < 0.015 for steps in tuned)  # "costs about a point"
+    assert long * data["batch_size"] < 2 * data["n_train"]  # "less than two passes"
 
 
 def test_results_page_on_norms_and_photographs():
