@@ -84,7 +84,7 @@ def main():
                                                            way, steps, best, seed, title))
                     bar.update()
     small = bitlib.create_model(STUDENT, task.num_classes)
-    record("cifar10_student", {**common, "shots": STUDENT_STEPS, "lr": best, "teacher": teacher.test_accuracy,
+    record("cifar10_student", {**common, "shots": STUDENT_STEPS, "lr": best, "teacher_accuracy": teacher.test_accuracy,
                                "teacher_parameters": bitlib.count_parameters(teacher.model),
                                "student_parameters": bitlib.count_parameters(small), "methods": STUDENTS, **students}, device)
     cells.clear()

@@ -80,7 +80,8 @@ def test_one_shot_spreads_further_than_five():
     assert stdev(tuned["1"]) > 3 * stdev(tuned["5"])
 
 
-@pytest.mark.parametrize("name", ["batch_size", "batch_size_cifar10", "device_batch", "distillation", "cifar10_full"])
+@pytest.mark.parametrize("name", ["batch_size", "batch_size_cifar10", "device_batch", "distillation", "cifar10_full",
+                                  "cifar10_student"])
 def test_every_cell_has_three_seeds(name):
     data = load(name)
     assert data["seeds"] == [0, 1, 2] and data["commit"] and data["torch"] and data["device"]
@@ -107,6 +108,15 @@ def test_results_page_on_the_full_set():
     assert tuned[short] > scratch[long] + 0.1
     assert all(0.003 < tuned[steps] - mixed[steps] < 0.015 for steps in tuned)  # "costs about a point"
     assert long * data["batch_size"] < 2 * data["n_train"]  # "less than two passes"
+
+
+def test_results_page_on_a_small_student():
+    data = load("cifar10_student")
+    short, long = (str(steps) for steps in data["shots"])
+    gains = [a - b for a, b in zip(data["teacher"][long], data["labels"][long])]
+    assert min(gains) > 0 and 0.005 < fmean(gains) < 0.015  # "about a point", "for each of the three seeds"
+    assert 0 < fmean(data["teacher"][short]) - fmean(data["labels"][short]) < stdev(data["labels"][short])
+    assert data["teacher_parameters"] > 10 * data["student_parameters"]  # "a wide teacher and a small student"
 
 
 def test_results_page_on_norms_and_photographs():

@@ -29,7 +29,7 @@ def summary(values):
 
 
 def result(name, rawtext, text, lineno, inliner, options=None, content=None):
-    """The value named by words: file, then keys. A list of accuracies becomes "mean ± standard deviation %".
+    """The value named by words: file, then keys, or places in a list. A list of accuracies becomes "mean ± deviation %".
 
     With a % in front, a number from 0 to 1 is written in per cent.
     """
@@ -37,7 +37,7 @@ def result(name, rawtext, text, lineno, inliner, options=None, content=None):
     file, *keys = text.removeprefix("%").split()
     value = load(inliner.document.settings.env, file)
     for key in keys:
-        value = value[key]
+        value = value[int(key) if isinstance(value, list) else key]
     if isinstance(value, list):
         shown = "{:.1f} ± {:.1f} %".format(*summary(value))
     elif percent:
