@@ -353,10 +353,12 @@ def run_pretrain(args) -> None:
 def run_bench(args) -> None:
     """`bitlib bench`."""
     from .bench import Case, run_cases, table, time_parts
-    from .trainer import pick_device
+    from .trainer import need_compiler, pick_device
     from .transfer import environment, write_json
 
     device = pick_device(args.device)
+    if args.compile:
+        need_compiler()
     if min(args.side) < 32:
         raise UserError(f"--side is {min(args.side)}; it must be 32 or more")
     out = args.json and _writable(Path(args.json).parent, True) / Path(args.json).name

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -69,19 +69,19 @@ def gathered(part: object) -> list:
     return everything
 
 
-def sharded(model: nn.Module, blocks: Iterable[nn.Module]) -> nn.Module:
+def sharded(model: nn.Module) -> nn.Module:
     """A copy of the model of which every process holds a part (FSDP2), starting from the first process's weights.
 
-    blocks: modules of `model` whose weights are gathered while they work, and dropped again. The model itself moves to the
-    CPU, where `full` fills it.
+    The weights of each block, an element of a child that is a sequence, are gathered while it works and dropped again.
     """
     from torch.distributed.fsdp import fully_shard
 
     for tensor in model.state_dict().values():
         dist.broadcast(tensor, 0)
-    names, net = {id(m): name for name, m in model.named_modules()}, copy.deepcopy(model)
-    for block in blocks:
-        fully_shard(net.get_submodule(names[id(block)]))
+    net = copy.deepcopy(model)
+    for child in net.children():
+        for block in child if isinstance(child, nn.Sequential) else ():
+            fully_shard(block)
     return fully_shard(net)
 
 
@@ -94,4 +94,4 @@ def part_like(tensor: Tensor, like: Tensor) -> Tensor:
     """This process's part of a tensor, cut as `like` is."""
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(tensor, like.device_mesh, like.placements) if hasattr(like, "device_mesh") else tensor
+    return distribute_tensor(tensor, like.device_mesh, like.placements)

@@ -100,8 +100,8 @@ class StandardizeOnce:
 class _GroupNorm16(torch.autograd.Function):
     """Group norm of 16-bit activations: statistics and arithmetic in 32 bits, nothing kept but the 16-bit input.
 
-    Autocast on a GPU would turn the activations into 32 bits, and keep them; on a CPU, PyTorch's 16-bit backward pass
-    takes twice the time of the 32-bit one (benchmarks/), so a copy is made for it and dropped.
+    Autocast on a GPU would turn the activations into 32 bits, and keep them; on a CPU, PyTorch's 16-bit backward pass is
+    slower than its 32-bit one, so a copy is made for it and dropped.
     """
 
     @staticmethod

@@ -110,6 +110,12 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     return chosen
 
 
+def need_compiler() -> None:
+    """Raises UserError where torch.compile would find no C++ compiler."""
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise UserError("torch.compile needs a C++ compiler, and there is no g++ here; install one, or do without --compile")
+
+
 def train(model: nn.Module, batch: Callable[[int], tuple], loss: Callable[..., Tensor], settings: Settings, *,
           checkpoint: Path | None = None, resume: bool = False, identity: dict | None = None,
           evaluate: Callable[[nn.Module], dict] | None = None, progress: bool | str = True) -> History:
@@ -131,8 +137,8 @@ def train(model: nn.Module, batch: Callable[[int], tuple], loss: Callable[..., T
     the checkpoint does not fit.
     """
     device = next(model.parameters()).device
-    if settings.compile and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-        raise UserError("torch.compile needs a C++ compiler, and there is no g++ here; install one, or train without it")
+    if settings.compile:
+        need_compiler()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema)) if settings.ema else None
     history, start, momentum = History(), 0, {}
     if resume and checkpoint and is_main():
@@ -144,7 +150,7 @@ def train(model: nn.Module, batch: Callable[[int], tuple], loss: Callable[..., T
     # `net` is what trains; where it is not `model` itself, `model` gets its weights whenever somebody looks.
     net = model
     if shard:
-        net = sharded(model, [unit for child in model.children() if isinstance(child, nn.Sequential) for unit in child])
+        net = sharded(model)
         model.cpu()
     params = {name: p for name, p in net.named_parameters() if p.requires_grad}
     optimizer = torch.optim.SGD(params.values(), lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay,
