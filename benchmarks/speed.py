@@ -19,7 +19,7 @@ from record import record  # noqa: E402 - the scripts are no package
 # On a processor: the case of a learner's laptop. Compiled training is slower there and takes minutes, see the page.
 CPU = [Case(mode, 128, 8, precision) for precision in ("fp32", "bf16") for mode in ("train", "infer")]
 CPU += [Case("infer", 128, 8, "fp32", compiled=True), Case("train", 128, 8, "fp32", compiled=True)]
-# On a GPU each network may be judged at the batch that suits it best, so there are several; compiling takes minutes, so that there are few such cases.
+# On a GPU several batch sizes, because each network has one that suits it best; compiled cases are few, as they take minutes.
 CUDA = [Case(mode, side, size, "bf16") for mode in ("train", "infer") for side in (128, 224) for size in (64, 128, 256, 512)]
 CUDA += [Case(mode, 224, 128, "fp32") for mode in ("train", "infer")]
 CUDA += [Case(mode, 224, 256, "bf16", compiled=True) for mode in ("train", "infer")]
