@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from .norm import fold_standardized
 from .resnet import ARCHS, ResNetV2
+from .trainer import memory_format
 
 CLASSES = 1000
 
@@ -60,11 +61,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Contestant:
-    """make() -> a network; channels_last: the memory format that suits it; compiled: even where the case is not."""
+    """make() -> a network; layout(case, device): the memory format that suits it; compiled: even where the case is not."""
 
     name: str
     make: Callable[[], nn.Module]
-    channels_last: bool = True
+    layout: Callable[[Case, torch.device], torch.memory_format] = lambda case, device: torch.channels_last
     modes: tuple[str, ...] = ("train", "infer")
     compiled: bool = False
 
@@ -82,7 +83,10 @@ def contestants(compiled: bool = False) -> list[Contestant]:
 
         return resnet50(num_classes=CLASSES)
 
-    found = [Contestant("bitlib R50x1", ours),
+    def as_trained(case: Case, device: torch.device) -> torch.memory_format:
+        return memory_format(device, case.precision) if case.mode == "train" else torch.channels_last
+
+    found = [Contestant("bitlib R50x1", ours, as_trained),
              Contestant("bitlib R50x1, folded", lambda: fold_standardized(ours()), modes=("infer",)),
              Contestant("torchvision ResNet-50 (BN)", batch_norm)]
     if compiled:
@@ -92,7 +96,8 @@ def contestants(compiled: bool = False) -> list[Contestant]:
     except ImportError:
         return found
     # Its weight standardisation returns contiguous weights from channels-last ones, so it is timed as it runs best.
-    return [*found, Contestant("timm BiT R50x1", lambda: timm.create_model("resnetv2_50x1_bit", num_classes=CLASSES), False)]
+    return [*found, Contestant("timm BiT R50x1", lambda: timm.create_model("resnetv2_50x1_bit", num_classes=CLASSES),
+                               lambda case, device: torch.contiguous_format)]
 
 
 def take_turns(runs: dict[str, Callable[[], object]], rounds: int, device: torch.device,
@@ -147,7 +152,7 @@ class _Runner:
 
     def __init__(self, who: Contestant, case: Case, device: torch.device):
         generator = torch.Generator().manual_seed(0)
-        layout = torch.channels_last if who.channels_last else torch.contiguous_format
+        layout = who.layout(case, device)
         self.case, self.device = case, device
         self.x = torch.randn(case.batch_size, 3, case.side, case.side, generator=generator).to(device, memory_format=layout)
         self.y = torch.randint(CLASSES, (case.batch_size,), generator=generator).to(device)

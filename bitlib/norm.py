@@ -100,8 +100,7 @@ class StandardizeOnce:
 class _GroupNorm16(torch.autograd.Function):
     """Group norm of 16-bit activations: statistics and arithmetic in 32 bits, nothing kept but the 16-bit input.
 
-    Autocast on a GPU would turn the activations into 32 bits, and keep them; on a CPU, PyTorch's 16-bit backward pass is
-    slower than its 32-bit one, so a copy is made for it and dropped.
+    Autocast on a GPU would turn the activations into 32 bits, and keep them.
     """
 
     @staticmethod
@@ -118,12 +117,9 @@ class _GroupNorm16(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         x, weight, mean, rstd = ctx.saved_tensors
         n, c, *pixels = x.shape
-        dtype = x.dtype
-        if not x.is_cuda:
-            grad, x = grad.float(), x.float()
         dx, dw, db = torch.ops.aten.native_group_norm_backward(
             grad, x, mean, rstd, weight, n, c, pixels[0] * pixels[1], ctx.groups, list(ctx.needs_input_grad[:3]))
-        return *(None if d is None else d.to(t) for d, t in ((dx, dtype), (dw, torch.float32), (db, torch.float32))), None, None
+        return dx, *(None if d is None else d.float() for d in (dw, db)), None, None
 
 
 class GroupNorm(nn.GroupNorm):

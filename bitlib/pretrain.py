@@ -20,7 +20,7 @@ from .evaluate import evaluate
 from .files import UserError
 from .norm import split_batch_norm
 from .resnet import ARCHS, ResNetV2
-from .trainer import History, Settings, pick_device, train
+from .trainer import History, Settings, memory_format, pick_device, train
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def pretrain(task: Task, recipe: Upstream = Upstream(), device: str | torch.devi
     `trainer.Settings`. Raises as `trainer.train` does.
     """
     device = pick_device(device)
-    model = ResNetV2(ARCHS[recipe.arch], task.num_classes, seed).to(device, memory_format=torch.channels_last)
+    layout = memory_format(device, precision)
+    model = ResNetV2(ARCHS[recipe.arch], task.num_classes, seed).to(device, memory_format=layout)
     if recipe.device_batch:
         split_batch_norm(model, recipe.device_batch)
     # Room for the random crop, where the task allows one: an eighth of the side.
@@ -85,7 +86,7 @@ def pretrain(task: Task, recipe: Upstream = Upstream(), device: str | torch.devi
     def batch(step: int) -> tuple[Tensor, Tensor]:
         indices, generator = order(step), generator_for(seed, "batch", step)
         pixels = augment(images.batch(indices, generator), recipe.side, generator, task.random_crop, task.random_flip)
-        return to_input(pixels).contiguous(memory_format=torch.channels_last), images.labels[indices].to(device)
+        return to_input(pixels).contiguous(memory_format=layout), images.labels[indices].to(device)
 
     def loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(net(x), y)

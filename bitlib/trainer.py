@@ -110,6 +110,15 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     return chosen
 
 
+def memory_format(device: torch.device, precision: str) -> torch.memory_format:
+    """How pictures, activations and filters should lie in memory: channels last, but for 16 bits on a CPU.
+
+    There, PyTorch's kernels for group norm are faster on contiguous tensors, and a step with them (`results/bench_cpu.json`).
+    """
+    slow = device.type == "cpu" and precision == "bf16"
+    return torch.contiguous_format if slow else torch.channels_last
+
+
 def need_compiler() -> None:
     """Raises UserError where torch.compile would find no C++ compiler."""
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):

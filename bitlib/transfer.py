@@ -22,7 +22,7 @@ from .hyperrule import HyperRule
 from .mixup import mixup, mixup_loss
 from .norm import hold_standardized, standardized_convs
 from .resnet import STAGES, ResNetV2
-from .trainer import History, Settings, pick_device, train
+from .trainer import History, Settings, memory_format, pick_device, train
 from .weights import save_weights
 
 FREEZE_POINTS = (*STAGES, "head")
@@ -143,7 +143,7 @@ def distill(model: ResNetV2, teacher: nn.Module, task: Task, rule: HyperRule | N
         raise UserError(f"MixUp (alpha {rule.mixup_alpha}) needs a teacher that sees the mixed pictures; "
                         "use consistent=True, or a rule adapted with alpha=0")
     device = pick_device(device)
-    teacher = teacher.to(device, memory_format=torch.channels_last).eval()
+    teacher = teacher.to(device, memory_format=memory_format(device, precision)).eval()
     fixed = None if consistent else predict_logits(teacher, task.train, rule.crop)
 
     def loss(net: nn.Module, x: Tensor, y: Tensor, y_other: Tensor, lam: float, indices: Tensor) -> Tensor:
@@ -176,15 +176,16 @@ def _fit(model: ResNetV2, task: Task, rule: HyperRule | None, device: str | torc
     } | ({"ema": ema} if ema else {})
     started = time.perf_counter()
     images = task.train.prepare(rule.resize, device)
+    layout = memory_format(device, precision)
     model.reset_head(task.num_classes)
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device, memory_format=layout)
     order = BatchOrder(len(images), rule.batch_size, seed)
 
     def batch(step: int) -> tuple:
         indices = order(step)
         generator = generator_for(seed, "batch", step)
         pixels = augment(images.batch(indices, generator), rule.crop, generator, task.random_crop, task.random_flip)
-        mixed = mixup(to_input(pixels).contiguous(memory_format=torch.channels_last),
+        mixed = mixup(to_input(pixels).contiguous(memory_format=layout),
                       images.labels[indices].to(device), rule.mixup_alpha, generator)
         return *mixed, indices
 

@@ -14,7 +14,7 @@ from bitlib.norm import standardized_convs
 from bitlib.resnet import ResNetV2
 
 CPU = torch.device("cpu")
-SMALL = [Contestant("gn", lambda: ResNetV2(TINY, 1000)), Contestant("bn", lambda: ResNetV2(TINY_BN, 1000), False)]
+SMALL = [Contestant("gn", lambda: ResNetV2(TINY, 1000)), Contestant("bn", lambda: ResNetV2(TINY_BN, 1000))]
 
 
 def test_they_take_turns():

@@ -23,6 +23,15 @@ def test_it_learns():
     assert result.model.num_classes == 3
 
 
+@pytest.mark.parametrize("precision, layout", [("fp32", torch.channels_last), ("bf16", torch.contiguous_format)])
+def test_weights_and_pictures_lie_as_suits_the_machine(monkeypatch, precision, layout):
+    seen = []
+    monkeypatch.setattr(resnet.Root, "forward", lambda self, x, real=resnet.Root.forward: seen.append(x) or real(self, x))
+    result = pretrain(toy_task(), Upstream(**{**RECIPE, "steps": 1}), "cpu", precision=precision, progress=False)
+    assert seen[0].is_contiguous(memory_format=layout)
+    assert result.model.stage1[0].b.conv.weight.is_contiguous(memory_format=layout)
+
+
 def test_schedule():
     recipe = Upstream(steps=1000, warmup_steps=100, lr=0.4)
     assert recipe.learning_rate(0) == pytest.approx(0.004) and recipe.learning_rate(99) == pytest.approx(0.4)

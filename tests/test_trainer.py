@@ -14,7 +14,7 @@ from bitlib import UserError
 from bitlib.data.sampling import generator_for
 from bitlib.norm import standardized_convs
 from bitlib.resnet import ResNetV2
-from bitlib.trainer import History, Interrupted, Settings, ahead, pick_device, train
+from bitlib.trainer import History, Interrupted, Settings, ahead, memory_format, pick_device, train
 
 
 def batch(step: int):
@@ -175,6 +175,12 @@ def test_non_finite_loss_stops_and_says_where():
         return (x * float("nan"), y) if step == 4 else (x, y)
     with pytest.raises(UserError, match="the loss is nan at step 4; lower the learning rate"):
         run(batch=poisoned)
+
+
+def test_16_bits_on_a_cpu_lie_contiguous():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert memory_format(cpu, "bf16") == torch.contiguous_format
+    assert {memory_format(*case) for case in ((cpu, "fp32"), (cuda, "fp32"), (cuda, "bf16"))} == {torch.channels_last}
 
 
 def test_bf16_stays_near_fp32():

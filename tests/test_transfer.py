@@ -10,7 +10,7 @@ from conftest import TINY, TINY_BN, toy_task
 import bitlib
 from bitlib import HyperRule, UserError, create_model, few_shot_runs, finetune, freeze, linear_probe, load_task
 from bitlib.data import ArrayImages
-from bitlib.resnet import ResNetV2
+from bitlib.resnet import ResNetV2, Root
 from bitlib.transfer import default_rule
 from bitlib.weights import ModelInfo
 
@@ -42,6 +42,15 @@ def test_published_rule_for_official_models_adapted_one_for_the_course_models():
     adapted = default_rule(course, task)
     assert adapted.is_adapted and adapted.total_steps == 50 and adapted.crop == 32
     assert (adapted.warmup_steps, adapted.boundaries) == (10, (20, 30, 40))
+
+
+@pytest.mark.parametrize("precision, layout", [("fp32", torch.channels_last), ("bf16", torch.contiguous_format)])
+def test_weights_and_pictures_lie_as_suits_the_machine(monkeypatch, precision, layout):
+    seen, task = [], toy_task()
+    monkeypatch.setattr(Root, "forward", lambda self, x, real=Root.forward: seen.append(x) or real(self, x))
+    run = finetune(tiny(), task, rule(task, 1), precision=precision, progress=False)
+    assert seen[0].is_contiguous(memory_format=layout)
+    assert run.model.stage1[0].b.conv.weight.is_contiguous(memory_format=layout)
 
 
 def test_same_seed_same_result_and_other_seed_another():
