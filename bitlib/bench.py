@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from .norm import fold_standardized
+from .norm import fold_standardized, use_triton
 from .resnet import ARCHS, ResNetV2
 from .trainer import memory_format
 
@@ -61,17 +62,23 @@ class Row:
 
 @dataclass(frozen=True)
 class Contestant:
-    """make() -> a network; layout(case, device): the memory format that suits it; compiled: even where the case is not."""
+    """make() -> a network; layout(case, device): the memory format that suits it.
+
+    compiled: even where the case is not; eager: it takes no part where the case is compiled.
+    """
 
     name: str
     make: Callable[[], nn.Module]
     layout: Callable[[Case, torch.device], torch.memory_format] = lambda case, device: torch.channels_last
     modes: tuple[str, ...] = ("train", "infer")
     compiled: bool = False
+    eager: bool = False
 
 
 def contestants(compiled: bool = False) -> list[Contestant]:
-    """Ours first; timm's only where it is installed. Random weights: values do not change the speed.
+    """Ours first, with Triton kernels as well where there is a GPU; timm's only where it is installed.
+
+    Random weights: values do not change the speed.
 
     compiled: have our folded network take part a second time, compiled, in inference beside the others that are not.
     """
@@ -89,6 +96,10 @@ def contestants(compiled: bool = False) -> list[Contestant]:
     found = [Contestant("bitlib R50x1", ours, as_trained),
              Contestant("bitlib R50x1, folded", lambda: fold_standardized(ours()), modes=("infer",)),
              Contestant("torchvision ResNet-50 (BN)", batch_norm)]
+    if torch.cuda.is_available() and find_spec("triton"):
+        found[2:2] = [Contestant("bitlib R50x1, Triton", lambda: use_triton(ours()), modes=("train",), eager=True),
+                      Contestant("bitlib R50x1, folded, Triton", lambda: use_triton(fold_standardized(ours())),
+                                 modes=("infer",), eager=True)]
     if compiled:
         found.insert(2, replace(found[1], name="bitlib R50x1, folded and compiled", compiled=True))
     try:
@@ -210,7 +221,7 @@ class _Runner:
 def run_case(case: Case, device: torch.device, rounds: int = 10, who: list[Contestant] | None = None,
              progress: bool = True) -> list[Row]:
     """Time all contestants in this case, taking turns. Those that run out of memory have a row without figures."""
-    who = [c for c in who or contestants() if case.mode in c.modes]
+    who = [c for c in who or contestants() if case.mode in c.modes and not (case.compiled and c.eager)]
     ready: dict[str, _Runner] = {}
     for contestant in who:
         try:

@@ -74,6 +74,8 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--shots", type=_positive, metavar="K", help="use only K training pictures a class, drawn by --seed")
         sub.add_argument("--grad-checkpointing", action="store_true",
                          help="compute activations twice instead of keeping them: slower, in less memory")
+        sub.add_argument("--triton", action="store_true",
+                         help="on a GPU, compute group norm and ReLU in a kernel of bitlib's own; not with --compile")
         sub.add_argument("--variant", default="code", choices=("code", "paper"), help="of the HyperRule (default: code)")
         training(sub)
         method = sub.add_mutually_exclusive_group()
@@ -177,9 +179,12 @@ def _writable(out: Path, resume: bool) -> Path:
 def _prepare(args):
     """(folder, task, model, rule) of a command that trains downstream."""
     from .data import load_task
+    from .norm import use_triton
     from .transfer import default_rule
     from .weights import create_model
 
+    if args.triton and args.compile:
+        raise UserError("--triton and --compile both replace group norm by kernels of their own; choose one")
     out = _writable(Path(args.out), args.resume)
     task = load_task(args.data, args.shots, args.seed, args.skip_bad)
     model = create_model(args.model or _default_model(), task.num_classes, pretrained=not args.scratch, seed=args.seed)
@@ -189,6 +194,8 @@ def _prepare(args):
     except ValueError as error:
         raise UserError(str(error)) from None
     model.grad_checkpointing = args.grad_checkpointing
+    if args.triton:
+        use_triton(model)
     return out, task, model, rule
 
 

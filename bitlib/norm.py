@@ -6,12 +6,15 @@ weights, and every norm of the body is a group norm (paper section 3.3; official
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .files import UserError
 
 WS_EPS = 1e-10  # official code, in PyTorch, JAX and TF2 alike
 GN_EPS = 1e-5
@@ -125,10 +128,35 @@ class _GroupNorm16(torch.autograd.Function):
 class GroupNorm(nn.GroupNorm):
     """Group norm that leaves 16-bit activations in 16 bits, with statistics in 32. x: float [N, C, H, W] -> the same."""
 
+    fused = False  # with the ReLU behind it, in one kernel; see `use_triton`
+
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype in (torch.bfloat16, torch.float16) and self.weight.dtype == torch.float32:
             return _GroupNorm16.apply(x, self.weight, self.bias, self.num_groups, self.eps)
         return super().forward(x)
+
+
+def norm_relu(norm: nn.Module, x: Tensor) -> Tensor:
+    """relu(norm(x)). Nothing but x is kept for the backward pass."""
+    if getattr(norm, "fused", False) and x.is_cuda:
+        from .kernels import GroupNormReLU
+
+        return GroupNormReLU.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps)
+    # In place: a norm keeps its input for the backward pass and not its output, so nothing is lost.
+    return F.relu(norm(x), inplace=True)
+
+
+def use_triton(model: nn.Module) -> nn.Module:
+    """Let group norm and ReLU be one Triton kernel wherever the activations are on a GPU; the same model back.
+
+    The same values up to rounding. Raises UserError where Triton is not installed; it comes with PyTorch for Linux.
+    """
+    if not importlib.util.find_spec("triton"):
+        raise UserError("this PyTorch came without Triton; do without --triton")
+    for module in model.modules():
+        if isinstance(module, GroupNorm):
+            module.fused = True
+    return model
 
 
 def make_norm(kind: str, channels: int, groups: int) -> nn.Module:

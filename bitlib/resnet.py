@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .norm import StdConv2d, make_conv, make_norm
+from .norm import StdConv2d, make_conv, make_norm, norm_relu
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 
@@ -66,8 +66,7 @@ class PreActConv(nn.Module):
         self.conv = make_conv(cin, cout, kernel, stride, arch.standardize)
 
     def activate(self, x: Tensor) -> Tensor:
-        # In place: a norm keeps its input for the backward pass and not its output, so nothing is lost.
-        return F.relu(self.norm(x), inplace=True)
+        return norm_relu(self.norm, x)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(self.activate(x))
@@ -167,7 +166,7 @@ class ResNetV2(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """x: float [N, 3, H, W] in [-1, 1] -> last feature map after norm and ReLU, [N, num_features, h, w]."""
-        return F.relu(self.norm(self.stage_features(x)["stage4"]), inplace=True)
+        return norm_relu(self.norm, self.stage_features(x)["stage4"])
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Feature map [N, F, h, w] -> logits [N, num_classes], or with `pre_logits` the pooled features [N, F]."""

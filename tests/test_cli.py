@@ -139,7 +139,7 @@ def test_unusable_weight_files(tmp_path, capsys, monkeypatch, content, message):
 
 def test_options_of_the_loop(tmp_path, capsys):
     photos, logs = make_folder(tmp_path / "photos"), {}
-    for name, options in {"plain": [], "saving": ["--grad-checkpointing", "--micro-batches", "2", "--shard"],
+    for name, options in {"plain": [], "saving": ["--grad-checkpointing", "--micro-batches", "2", "--shard", "--triton"],
                           "averaged": ["--ema", "0.5"]}.items():
         assert main(["finetune", str(photos), "--out", str(tmp_path / name), "--model", "glyphs-S", *QUICK, *options]) == 0
         logs[name] = [float(row["loss"]) for row in csv.DictReader(open(tmp_path / name / "history.csv"))]
@@ -148,6 +148,13 @@ def test_options_of_the_loop(tmp_path, capsys):
     assert json.loads((tmp_path / "averaged" / "run.json").read_text())["ema"] == 0.5
     head = [load_file(tmp_path / n / "model.safetensors")["head.weight"] for n in ("plain", "averaged")]
     assert not torch.equal(*head)
+
+
+def test_two_kinds_of_kernels_exclude_each_other(tmp_path, capsys):
+    photos = make_folder(tmp_path / "photos")
+    assert main(["finetune", str(photos), "--out", str(tmp_path / "run"), "--triton", "--compile"]) == 2
+    captured = capsys.readouterr()
+    assert "choose one" in captured.err and captured.err.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
 def test_a_finished_run_is_not_overwritten(tmp_path, capsys):

@@ -1,0 +1,148 @@
+"""Group norm and ReLU as one Triton kernel each way, for NVIDIA GPUs and channels-last activations.
+
+Owns the kernels and nothing about when to use them: `norm.use_triton` switches them on. Importing this module needs Triton,
+which comes with PyTorch for Linux. With TRITON_INTERPRET=1 in the environment they run on a CPU, slowly, for tests.
+
+A channels-last picture is a matrix of pixels by channels. One program takes one picture and a span of whole groups of
+channels, and goes over the pixels twice: once for the statistics, once to write. The second time, the span is still in
+the cache. Only the input is kept for the backward pass: which outputs ReLU let through is computed again from it.
+"""
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+TILE = 4096  # numbers of one tile of pixels by channels
+MIN_SPAN = 64  # channels of a program: 128 bytes in 16 bits, one line of the cache
+
+
+@triton.jit
+def _per_group(per_channel, channel, size: tl.constexpr):
+    """Mean over the group of each channel, at each of its channels. The span starts at the first channel of a group."""
+    same = (channel[:, None] // size) == (channel[None, :] // size)
+    return tl.sum(tl.where(same, per_channel[None, :], 0.0), axis=1) / size
+
+
+@triton.jit
+def _forward(x_ptr, y_ptr, w_ptr, b_ptr, mean_ptr, rstd_ptr, pixels, channels, groups, eps,
+             size: tl.constexpr, span: tl.constexpr, rows: tl.constexpr, width: tl.constexpr):
+    # size: channels of a group. span: channels of this program, a multiple of size; width: the power of 2 that holds it.
+    n, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * span
+    lane, row = tl.arange(0, width), tl.arange(0, rows)
+    channel = first + lane
+    inside = (lane < span) & (channel < channels)
+    x_ptr += n * pixels * channels
+    y_ptr += n * pixels * channels
+    mean, m2 = tl.zeros([width], tl.float32), tl.zeros([width], tl.float32)
+    for start in range(0, pixels, rows):
+        pixel = start + row
+        here = (pixel[:, None] < pixels) & inside[None, :]
+        x = tl.load(x_ptr + pixel[:, None] * channels + channel[None, :], mask=here, other=0.0).to(tl.float32)
+        # Mean and sum of squared differences of two sets join without cancellation (Chan, Golub and LeVeque, 1979).
+        count = tl.minimum(rows, pixels - start).to(tl.float32)
+        tile_mean = tl.sum(x, axis=0) / count
+        difference = tl.where(here, x - tile_mean[None, :], 0.0)
+        total = start + count
+        delta = tile_mean - mean
+        mean += delta * (count / total)
+        m2 += tl.sum(difference * difference, axis=0) + delta * delta * (start * count / total)
+    group_mean = _per_group(mean, lane, size)
+    off = mean - group_mean
+    rstd = 1 / tl.sqrt(_per_group(m2 / pixels + off * off, lane, size) + eps)
+    leads = inside & (lane % size == 0)  # one lane of each group writes
+    tl.store(mean_ptr + n * groups + channel // size, group_mean, mask=leads)
+    tl.store(rstd_ptr + n * groups + channel // size, rstd, mask=leads)
+    w = tl.load(w_ptr + channel, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(b_ptr + channel, mask=inside, other=0.0).to(tl.float32)
+    for start in range(0, pixels, rows):
+        pixel = start + row
+        at = pixel[:, None] * channels + channel[None, :]
+        here = (pixel[:, None] < pixels) & inside[None, :]
+        x = tl.load(x_ptr + at, mask=here, other=0.0).to(tl.float32)
+        z = (x - group_mean[None, :]) * rstd[None, :] * w[None, :] + b[None, :]
+        z = tl.where(z <= 0, 0.0, z)  # and not a maximum, which would hide a NaN
+        tl.store(y_ptr + at, z.to(y_ptr.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def _backward(x_ptr, dy_ptr, dx_ptr, w_ptr, b_ptr, mean_ptr, rstd_ptr, dw_ptr, db_ptr, pixels, channels, groups,
+              size: tl.constexpr, span: tl.constexpr, rows: tl.constexpr, width: tl.constexpr):
+    # dw and db: [N, channels], this picture's part of the gradients of weight and bias.
+    n, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * span
+    lane, row = tl.arange(0, width), tl.arange(0, rows)
+    channel = first + lane
+    inside = (lane < span) & (channel < channels)
+    x_ptr += n * pixels * channels
+    dy_ptr += n * pixels * channels
+    dx_ptr += n * pixels * channels
+    mean = tl.load(mean_ptr + n * groups + channel // size, mask=inside, other=0.0)
+    rstd = tl.load(rstd_ptr + n * groups + channel // size, mask=inside, other=0.0)
+    w = tl.load(w_ptr + channel, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(b_ptr + channel, mask=inside, other=0.0).to(tl.float32)
+    dw, db = tl.zeros([width], tl.float32), tl.zeros([width], tl.float32)
+    for start in range(0, pixels, rows):
+        pixel = start + row
+        at = pixel[:, None] * channels + channel[None, :]
+        here = (pixel[:, None] < pixels) & inside[None, :]
+        normed = (tl.load(x_ptr + at, mask=here, other=0.0).to(tl.float32) - mean[None, :]) * rstd[None, :]
+        dz = tl.load(dy_ptr + at, mask=here, other=0.0).to(tl.float32)
+        dz = tl.where(normed * w[None, :] + b[None, :] <= 0, 0.0, dz)
+        dw += tl.sum(dz * normed, axis=0)
+        db += tl.sum(dz, axis=0)
+    tl.store(dw_ptr + n * channels + channel, dw, mask=inside)
+    tl.store(db_ptr + n * channels + channel, db, mask=inside)
+    # Over a group, the gradient loses its mean and its part along the normalised activations.
+    constant = _per_group(db * w, lane, size) / pixels
+    along = _per_group(dw * w, lane, size) / pixels
+    for start in range(0, pixels, rows):
+        pixel = start + row
+        at = pixel[:, None] * channels + channel[None, :]
+        here = (pixel[:, None] < pixels) & inside[None, :]
+        normed = (tl.load(x_ptr + at, mask=here, other=0.0).to(tl.float32) - mean[None, :]) * rstd[None, :]
+        dz = tl.load(dy_ptr + at, mask=here, other=0.0).to(tl.float32)
+        dz = tl.where(normed * w[None, :] + b[None, :] <= 0, 0.0, dz)
+        dx = (dz * w[None, :] - constant[None, :] - normed * along[None, :]) * rstd[None, :]
+        tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=here)
+
+
+def _launch(x: Tensor, groups: int) -> tuple[tuple[int, int], dict[str, int]]:
+    """(grid, constants) for activations x [N, C, H, W] with this many groups."""
+    n, channels = x.shape[:2]
+    size = channels // groups
+    span = size * max(1, min(MIN_SPAN // size, groups))
+    width = triton.next_power_of_2(span)
+    return (n, triton.cdiv(channels, span)), {"size": size, "span": span, "width": width, "rows": max(1, TILE // width)}
+
+
+class GroupNormReLU(torch.autograd.Function):
+    """relu(group_norm(x)): x float [N, C, H, W] -> the same shape and type, channels last; statistics in 32 bits.
+
+    apply(x, weight [C], bias [C], groups, eps). Neither ReLU's output nor a mask is kept for the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        n, channels, height, width = x.shape
+        y = torch.empty_like(x)
+        mean, rstd = (torch.empty(n, groups, device=x.device, dtype=torch.float32) for _ in range(2))
+        grid, constants = _launch(x, groups)
+        _forward[grid](x, y, weight, bias, mean, rstd, height * width, channels, groups, eps, **constants)
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        ctx.groups = groups
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        n, channels, height, width = x.shape
+        dx = torch.empty_like(x)
+        dw, db = (torch.empty(n, channels, device=x.device, dtype=torch.float32) for _ in range(2))
+        grid, constants = _launch(x, ctx.groups)
+        _backward[grid](x, grad, dx, weight, bias, mean, rstd, dw, db, height * width, channels, ctx.groups, **constants)
+        return dx, dw.sum(0).to(weight.dtype), db.sum(0).to(bias.dtype), None, None
