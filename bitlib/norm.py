@@ -100,29 +100,35 @@ class StandardizeOnce:
             conv.held = None
 
 
+def _takes_16_bits(x: Tensor) -> bool:
+    """Whether PyTorch's group norm takes 16-bit activations beside 32-bit weights: its kernels for the CPU do."""
+    return not x.is_cuda
+
+
 class _GroupNorm16(torch.autograd.Function):
     """Group norm of 16-bit activations: statistics and arithmetic in 32 bits, nothing kept but the 16-bit input.
 
-    Autocast on a GPU would turn the activations into 32 bits, and keep them.
+    Autocast on a GPU would turn the activations into 32 bits, and keep them. PyTorch's kernels for 16 bits on a GPU round
+    the statistics as well (some versions all of them, 2.15 those for channels last), so a copy in 32 bits is made and dropped.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
         n, c, *pixels = x.shape
-        if x.is_cuda:  # the CUDA kernel wants one type
-            weight, bias = weight.to(x.dtype), bias.to(x.dtype)
-        y, mean, rstd = torch.native_group_norm(x, weight, bias, n, c, pixels[0] * pixels[1], groups, eps)
+        wide = x if _takes_16_bits(x) else x.float()
+        y, mean, rstd = torch.native_group_norm(wide, weight, bias, n, c, pixels[0] * pixels[1], groups, eps)
         ctx.save_for_backward(x, weight, mean, rstd)
         ctx.groups = groups
-        return y
+        return y if wide is x else torch.empty_like(x).copy_(y)  # back in the memory format of x
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         x, weight, mean, rstd = ctx.saved_tensors
         n, c, *pixels = x.shape
+        wide, grad = (x, grad) if _takes_16_bits(x) else (x.float(), grad.float())
         dx, dw, db = torch.ops.aten.native_group_norm_backward(
-            grad, x, mean, rstd, weight, n, c, pixels[0] * pixels[1], ctx.groups, list(ctx.needs_input_grad[:3]))
-        return dx, *(None if d is None else d.float() for d in (dw, db)), None, None
+            grad, wide, mean, rstd, weight, n, c, pixels[0] * pixels[1], ctx.groups, list(ctx.needs_input_grad[:3]))
+        return dx if wide is x or dx is None else torch.empty_like(x).copy_(dx), dw, db, None, None
 
 
 class GroupNorm(nn.GroupNorm):

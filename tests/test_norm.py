@@ -146,7 +146,9 @@ def test_standardisation_under_autocast_is_in_32_bits():
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_group_norm_of_16_bit_activations(dtype, memory_format):
+@pytest.mark.parametrize("narrow_kernel", [True, False])  # as on a CPU; as on a GPU
+def test_group_norm_of_16_bit_activations(dtype, memory_format, narrow_kernel, monkeypatch):
+    monkeypatch.setattr(norm, "_takes_16_bits", lambda x: narrow_kernel)
     generator = torch.Generator().manual_seed(0)
     layer = GroupNorm(4, 12)
     nn.init.uniform_(layer.weight, 0.5, 1.5, generator=generator)
