@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Two files are tested at a time, each on half of the cores.
 THREADS = $(shell $(PYTHON) -c "import os; print(max(1, (os.cpu_count() or 2) // 2))")
 
-.PHONY: help env book test lab serve clean
+.PHONY: help env book test lab serve measure clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -27,6 +27,11 @@ lab: env  ## open the notebooks in JupyterLab
 
 serve: book  ## show the website on http://localhost:8000
 	$(BIN)/python -m http.server $(PORT) --directory _build/html --bind 127.0.0.1
+
+measure: env  ## measure everything on CIFAR-10 again (results/cifar10*.json; hours; resumable)
+	$(BIN)/python data_scripts/measure_cifar10_full.py
+	$(BIN)/python data_scripts/measure_batch_size.py --task cifar10
+	$(BIN)/python data_scripts/measure_cifar10.py
 
 clean:  ## delete the built website and the environment
 	rm -rf _build .venv
