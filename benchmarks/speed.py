@@ -7,7 +7,10 @@ the machine is noisy. `bitlib bench` measures single cases.
 import argparse
 import platform
 import sys
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from bitlib.bench import Case, contestants, run_cases, table, time_parts
 from bitlib.trainer import pick_device
@@ -42,10 +45,16 @@ def main():
     device = pick_device(args.device)
     # Compiling pays most in inference: there, our compiled network takes part beside the others as they are.
     plain, compiled = contestants(), contestants(compiled=True)
+    other_layout = replace(plain[0], name=f"{plain[0].name}, channels last", layout=lambda *_: torch.channels_last)
     cases = []
     for case in CPU if device.type == "cpu" else CUDA:
-        both = device.type == "cpu" and case.mode == "infer" and not case.compiled
-        cases += run_cases([case], device, args.rounds, who=compiled if both else plain)
+        who = plain
+        if device.type == "cpu" and not case.compiled:
+            if case.mode == "infer":
+                who = compiled
+            elif case.precision == "bf16":  # why `trainer.memory_format` differs there
+                who = [plain[0], other_layout, *plain[1:]]
+        cases += run_cases([case], device, args.rounds, who=who)
     print(table(cases))
     record(f"bench_{device.type}", {"processor": processor(), "rounds": args.rounds, "cases": cases,
                                     "parts": time_parts(device)}, device)

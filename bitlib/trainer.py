@@ -113,7 +113,7 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
 def memory_format(device: torch.device, precision: str) -> torch.memory_format:
     """How pictures, activations and filters should lie in memory: channels last, but for 16 bits on a CPU.
 
-    There, PyTorch's kernels for group norm are faster on contiguous tensors, and a step with them (`results/bench_cpu.json`).
+    There, PyTorch's kernels for group norm are faster on contiguous tensors, and so is a step (`benchmarks/speed.py`).
     """
     slow = device.type == "cpu" and precision == "bf16"
     return torch.contiguous_format if slow else torch.channels_last
