@@ -2,6 +2,8 @@
 
     python data_scripts/pretrain_models.py glyphs-L photos-L     those
     python data_scripts/pretrain_models.py                       all of them, one after the other
+    python data_scripts/pretrain_models.py photos-L --again      train it anew and only note how good it is, to see whether
+                                                                 what its card says comes out again
 Interrupt it when you like; the same command goes on where it stopped. The photos-* models need Tiny-ImageNet
 (data_scripts/prepare_data.py).
 """
@@ -105,24 +107,31 @@ def describe(task: bitlib.Task, name: str) -> dict[str, str]:
     return {"upstream": counts, "val_set": splits[0], "test_set": splits[1], "about": about}
 
 
-def run(name: str, steps: int | None, device: str) -> None:
+def run(name: str, steps: int | None, device: str, again: bool) -> None:
     spec = MODELS[name]
     recipe = Upstream(**{**asdict(spec.recipe), **({"steps": steps} if steps else {})})
     task = bitlib.load_task(spec.task)
-    result = pretrain(task, recipe, device, checkpoint=STATE / f"{name}.safetensors", resume=True, progress=name,
-                      precision=spec.precision)
+    label = f"{name}_again" if again else name
+    state = STATE / f"{label}.safetensors"
+    result = pretrain(task, recipe, device, checkpoint=state, resume=True, progress=label, precision=spec.precision)
     model = result.model
-    bitlib.save_weights(model, PACKAGE / f"{name}.safetensors", {
-        "name": name, "class_names": list(task.class_names), "crop": recipe.side, "task": task.name,
-        "fingerprint": task.fingerprint, "recipe": RECIPES[name.partition("-")[0]]}, dtype=torch.float16)
+    if again:
+        state.unlink()  # or the next time would find the work done
+    else:
+        bitlib.save_weights(model, PACKAGE / f"{name}.safetensors", {
+            "name": name, "class_names": list(task.class_names), "crop": recipe.side, "task": task.name,
+            "fingerprint": task.fingerprint, "recipe": RECIPES[name.partition("-")[0]]}, dtype=torch.float16)
     total = bitlib.count_parameters(model)
     facts = {"val": result.val_accuracy, "test": result.test_accuracy, "seed": 0, "precision": spec.precision,
              **asdict(recipe)}
     device = next(model.parameters()).device
-    record(f"pretrain_{name}", {
+    record(f"pretrain_{label}", {
         "model": name, "task": task.name, "fingerprint": task.fingerprint, "classes": task.num_classes,
         "n_train": len(task.train), "n_val": len(task.val), "n_test": len(task.test), **facts, "parameters": total,
         "minutes": round(result.history.seconds / 60, 1)}, device)
+    print(f"{label}: validation {result.val_accuracy:.4f}, test {result.test_accuracy:.4f}")
+    if again:
+        return
     arch = model.arch
     kind = "A ResNet-v2 with group norm and weight standardisation"
     norm = f"group norm with {arch.groups} groups, standardised convolutions"
@@ -133,13 +142,14 @@ def run(name: str, steps: int | None, device: str) -> None:
         name=name, task=task.name, kind=kind, norm=norm, units="-".join(map(str, arch.units)), root_width=arch.root_width,
         params=total, backbone=total - bitlib.count_parameters(model.head), minutes=result.history.seconds / 60,
         **facts, **describe(task, name), **environment(device)), "utf8")
-    print(f"{name}: validation {result.val_accuracy:.4f}, test {result.test_accuracy:.4f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="MODEL", help=f"which: {', '.join(MODELS)}")
     parser.add_argument("--steps", type=int, help="another number of steps, to try things out")
+    parser.add_argument("--again", action="store_true",
+                        help="leave weights and card as they are, and write results/pretrain_MODEL_again.json")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, help="CPU threads; the cards say with how many each was trained")
     args = parser.parse_args()
@@ -148,7 +158,7 @@ def main() -> None:
     for name in args.names or MODELS:
         if name not in MODELS:
             parser.error(f"unknown model {name!r}; choose from {', '.join(MODELS)}")
-        run(name, args.steps, args.device)
+        run(name, args.steps, args.device, args.again)
 
 
 if __name__ == "__main__":

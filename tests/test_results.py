@@ -137,6 +137,13 @@ def test_chapter_on_distillation():
     assert fixed[1000] > data["teacher"]  # "reads more test digits than its teacher"
 
 
+def test_trained_again_it_is_as_good():
+    first, again = load("pretrain_photos-L"), load("pretrain_photos-L_again")
+    settings = ("task", "fingerprint", "seed", "arch", "steps", "batch_size", "lr", "weight_decay", "side", "precision")
+    assert [first[k] for k in settings] == [again[k] for k in settings] and first["commit"] != again["commit"]
+    assert abs(first["test"] - again["test"]) < 0.005  # half a point
+
+
 def test_speed_page():
     data = load("bench_cpu")
     cases = {(c["mode"], c["precision"], c["compiled"]): {r["contestant"]: r for r in c["rows"]} for c in data["cases"]}
