@@ -54,14 +54,15 @@ def test_machine_code(tmp_path, monkeypatch, capability):
     from bitlib import kernels
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    _, constants = kernels._launch(torch.empty(1, 256, 1, 1), 32)
+    _, constants = kernels._launch(torch.empty(1, 256, 56, 56), 32)
+    options = {"num_warps": constants.pop("num_warps")}
     for kernel in (kernels._forward, kernels._backward):
         types = {name: "constexpr" if name in constants else "*bf16" if name in ("x_ptr", "y_ptr", "dy_ptr", "dx_ptr")
                  else "*fp32" if name.endswith("_ptr") else "fp32" if name == "eps" else "i32" for name in kernel.arg_names}
         place = {name: (number,) for number, name in enumerate(types)}
         aligned = {place[name]: [["tt.divisibility", 16]] for name in types if name.endswith("_ptr") or name == "channels"}
         source = ASTSource(kernel, types, {place[name]: value for name, value in constants.items()}, aligned)
-        ptx = compile(source, target=GPUTarget("cuda", capability, 32)).asm["ptx"]
+        ptx = compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm["ptx"]
         assert "ld.global.v4.b32" in ptx and "st.global.v4.b32" in ptx
 
 
