@@ -109,14 +109,16 @@ def _backward(x_ptr, dy_ptr, dx_ptr, w_ptr, b_ptr, mean_ptr, rstd_ptr, dw_ptr, d
 
 
 def _launch(x: Tensor, groups: int) -> tuple[tuple[int, int], dict[str, int]]:
-    """(grid, constants) for activations x [N, C, H, W] with this many groups."""
+    """(grid, constants and options) for activations x [N, C, H, W] with this many groups."""
     n, channels, *sides = x.shape
     size = channels // groups
     span = size * max(1, min(MIN_SPAN // size, groups))
     width = triton.next_power_of_2(span)
     rows = min(max(1, TILE // width), triton.next_power_of_2(sides[0] * sides[1]))
     warps = min(max(1, rows * width // PER_WARP), 8)
-    return (n, triton.cdiv(channels, span)), {"size": size, "span": span, "width": width, "rows": rows, "num_warps": warps}
+    # Without fused multiply-adds both passes round alike, and agree on the sign of every output.
+    return (n, triton.cdiv(channels, span)), {"size": size, "span": span, "width": width, "rows": rows,
+                                              "num_warps": warps, "enable_fp_fusion": False}
 
 
 class GroupNormReLU(torch.autograd.Function):

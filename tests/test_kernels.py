@@ -55,7 +55,7 @@ def test_machine_code(tmp_path, monkeypatch, capability):
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     _, constants = kernels._launch(torch.empty(1, 256, 56, 56), 32)
-    options = {"num_warps": constants.pop("num_warps")}
+    options = {name: constants.pop(name) for name in ("num_warps", "enable_fp_fusion")}
     for kernel in (kernels._forward, kernels._backward):
         types = {name: "constexpr" if name in constants else "*bf16" if name in ("x_ptr", "y_ptr", "dy_ptr", "dx_ptr")
                  else "*fp32" if name.endswith("_ptr") else "fp32" if name == "eps" else "i32" for name in kernel.arg_names}
