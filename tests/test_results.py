@@ -113,9 +113,10 @@ def test_results_page_on_the_full_set():
 def test_results_page_on_a_small_student():
     data = load("cifar10_student")
     short, long = (str(steps) for steps in data["shots"])
-    gains = [a - b for a, b in zip(data["teacher"][long], data["labels"][long])]
-    assert min(gains) > 0 and 0.005 < fmean(gains) < 0.015  # "about a point", "for each of the three seeds"
-    assert 0 < fmean(data["teacher"][short]) - fmean(data["labels"][short]) < stdev(data["labels"][short])
+    gains = {steps: [a - b for a, b in zip(data["teacher"][steps], data["labels"][steps])] for steps in (short, long)}
+    assert 0 < min(gains[short]) and max(gains[short]) < 0.015  # "about a point or less", "for each of the three seeds"
+    assert 0.01 <= min(gains[long]) and max(gains[long]) < 0.04  # "by one to four points"
+    assert data["teacher_accuracy"] == load("cifar10_full")["finetune"]["600"][0]  # "the first of the three longer runs"
     assert data["teacher_parameters"] > 10 * data["student_parameters"]  # "a wide teacher and a small student"
 
 
