@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from .norm import fold_standardized, use_triton
 from .resnet import ARCHS, ResNetV2
-from .trainer import memory_format
+from .trainer import History, memory_format, save_checkpoint
 
 CLASSES = 1000
 
@@ -268,7 +268,6 @@ def time_parts(device: torch.device, rounds: int = 5) -> dict[str, dict]:
     from .data import load_task
     from .data.augment import augment, to_input
     from .data.folder import FileImages
-    from .trainer import History, save_checkpoint
     from .transfer import linear_probe
     from .weights import create_model
 

@@ -27,13 +27,27 @@ def _per_group(per_channel, channel, size: tl.constexpr):
 
 
 @triton.jit
+def _place(channels, span: tl.constexpr, width: tl.constexpr):
+    """(picture, lanes, their channels, which of them are this program's)."""
+    lane = tl.arange(0, width)
+    channel = tl.program_id(1) * span + lane
+    return tl.program_id(0).to(tl.int64), lane, channel, (lane < span) & (channel < channels)
+
+
+@triton.jit
+def _before_relu(x_ptrs, dy_ptrs, here, mean, rstd, w, b):
+    """(normalised activations, gradient behind ReLU), both computed again from what was kept."""
+    normed = (tl.load(x_ptrs, mask=here, other=0.0).to(tl.float32) - mean[None, :]) * rstd[None, :]
+    dz = tl.load(dy_ptrs, mask=here, other=0.0).to(tl.float32)
+    return normed, tl.where(normed * w[None, :] + b[None, :] <= 0, 0.0, dz)
+
+
+@triton.jit
 def _forward(x_ptr, y_ptr, w_ptr, b_ptr, mean_ptr, rstd_ptr, pixels, channels, groups, eps,
              size: tl.constexpr, span: tl.constexpr, rows: tl.constexpr, width: tl.constexpr):
     # size: channels of a group. span: channels of this program, a multiple of size; width: the power of 2 that holds it.
-    n, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * span
-    lane, row = tl.arange(0, width), tl.arange(0, rows)
-    channel = first + lane
-    inside = (lane < span) & (channel < channels)
+    n, lane, channel, inside = _place(channels, span, width)
+    row = tl.arange(0, rows)
     x_ptr += n * pixels * channels
     y_ptr += n * pixels * channels
     mean, m2 = tl.zeros([width], tl.float32), tl.zeros([width], tl.float32)
@@ -71,10 +85,8 @@ def _forward(x_ptr, y_ptr, w_ptr, b_ptr, mean_ptr, rstd_ptr, pixels, channels, g
 def _backward(x_ptr, dy_ptr, dx_ptr, w_ptr, b_ptr, mean_ptr, rstd_ptr, dw_ptr, db_ptr, pixels, channels, groups,
               size: tl.constexpr, span: tl.constexpr, rows: tl.constexpr, width: tl.constexpr):
     # dw and db: [N, channels], this picture's part of the gradients of weight and bias.
-    n, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * span
-    lane, row = tl.arange(0, width), tl.arange(0, rows)
-    channel = first + lane
-    inside = (lane < span) & (channel < channels)
+    n, lane, channel, inside = _place(channels, span, width)
+    row = tl.arange(0, rows)
     x_ptr += n * pixels * channels
     dy_ptr += n * pixels * channels
     dx_ptr += n * pixels * channels
@@ -87,9 +99,7 @@ def _backward(x_ptr, dy_ptr, dx_ptr, w_ptr, b_ptr, mean_ptr, rstd_ptr, dw_ptr, d
         pixel = start + row
         at = pixel[:, None] * channels + channel[None, :]
         here = (pixel[:, None] < pixels) & inside[None, :]
-        normed = (tl.load(x_ptr + at, mask=here, other=0.0).to(tl.float32) - mean[None, :]) * rstd[None, :]
-        dz = tl.load(dy_ptr + at, mask=here, other=0.0).to(tl.float32)
-        dz = tl.where(normed * w[None, :] + b[None, :] <= 0, 0.0, dz)
+        normed, dz = _before_relu(x_ptr + at, dy_ptr + at, here, mean, rstd, w, b)
         dw += tl.sum(dz * normed, axis=0)
         db += tl.sum(dz, axis=0)
     tl.store(dw_ptr + n * channels + channel, dw, mask=inside)
@@ -101,9 +111,7 @@ def _backward(x_ptr, dy_ptr, dx_ptr, w_ptr, b_ptr, mean_ptr, rstd_ptr, dw_ptr, d
         pixel = start + row
         at = pixel[:, None] * channels + channel[None, :]
         here = (pixel[:, None] < pixels) & inside[None, :]
-        normed = (tl.load(x_ptr + at, mask=here, other=0.0).to(tl.float32) - mean[None, :]) * rstd[None, :]
-        dz = tl.load(dy_ptr + at, mask=here, other=0.0).to(tl.float32)
-        dz = tl.where(normed * w[None, :] + b[None, :] <= 0, 0.0, dz)
+        normed, dz = _before_relu(x_ptr + at, dy_ptr + at, here, mean, rstd, w, b)
         dx = (dz * w[None, :] - constant[None, :] - normed * along[None, :]) * rstd[None, :]
         tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=here)
 

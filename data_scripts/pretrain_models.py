@@ -115,9 +115,7 @@ def run(name: str, steps: int | None, device: str, again: bool) -> None:
     state = STATE / f"{label}.safetensors"
     result = pretrain(task, recipe, device, checkpoint=state, resume=True, progress=label, precision=spec.precision)
     model = result.model
-    if again:
-        state.unlink()  # or the next time would find the work done
-    else:
+    if not again:
         bitlib.save_weights(model, PACKAGE / f"{name}.safetensors", {
             "name": name, "class_names": list(task.class_names), "crop": recipe.side, "task": task.name,
             "fingerprint": task.fingerprint, "recipe": RECIPES[name.partition("-")[0]]}, dtype=torch.float16)
@@ -131,6 +129,7 @@ def run(name: str, steps: int | None, device: str, again: bool) -> None:
         "minutes": round(result.history.seconds / 60, 1)}, device)
     print(f"{label}: validation {result.val_accuracy:.4f}, test {result.test_accuracy:.4f}")
     if again:
+        state.unlink()  # or the next time would find the work done
         return
     arch = model.arch
     kind = "A ResNet-v2 with group norm and weight standardisation"
