@@ -7,13 +7,12 @@ CIFAR-10 (data_scripts/prepare_data.py). With --methods only those are measured,
 files. Interrupt it when you like; the same command goes on where it stopped.
 """
 import argparse
-import hashlib
 import json
 from dataclasses import replace
 from statistics import fmean
 
 import torch
-from record import RESULTS, Cells, commit, record
+from record import RESULTS, Cells, commit, record, weights_of
 from tqdm import tqdm
 
 import bitlib
@@ -55,8 +54,7 @@ def main():
     task = replace(task, val=task.val.subset(torch.arange(0, len(task.val), 8)))
     rule = default_rule(bitlib.create_model(largest), task.few_shot(1))
     recipe = {"steps": rule.total_steps, "batch_size": rule.batch_size, "crop": rule.crop, "base_lr": rule.base_lr}
-    cells = Cells("cifar10", {"task": task.fingerprint, "recipe": recipe, "models": {
-        name: hashlib.sha256(bitlib.model_info(name).path.read_bytes()).hexdigest() for name in args.models}})
+    cells = Cells("cifar10", {"task": task.fingerprint, "recipe": recipe, "models": weights_of(args.models)})
 
     before = {} if args.methods == list(METHODS) else json.loads((RESULTS / "cifar10.json").read_text("utf8"))
     if before and (before["fingerprint"], before["recipe"], before["shots"]) != (task.fingerprint, recipe, args.shots):

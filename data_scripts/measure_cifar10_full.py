@@ -7,11 +7,10 @@ chosen on validation pictures with a seed that is not reported; test pictures ar
 CIFAR-10 (data_scripts/prepare_data.py). Interrupt it when you like; the same command goes on where it stopped.
 """
 import argparse
-import hashlib
 from dataclasses import replace
 
 import torch
-from record import Cells, record
+from record import Cells, record, weights_of
 from tqdm import tqdm
 
 import bitlib
@@ -32,9 +31,7 @@ def main():
     device, task = pick_device(parser.parse_args().device), bitlib.load_task("cifar10")
     # Every fourth validation picture: they only choose learning rates.
     task = replace(task, val=task.val.subset(torch.arange(0, len(task.val), 4)))
-    cells = Cells("cifar10_full", {
-        "task": task.fingerprint, "recipe": RECIPE,
-        "model": hashlib.sha256(bitlib.model_info(MODEL).path.read_bytes()).hexdigest()})
+    cells = Cells("cifar10_full", {"task": task.fingerprint, "recipe": RECIPE, "models": weights_of([MODEL])})
 
     def rule(steps: int, lr: float, alpha: float) -> bitlib.HyperRule:
         return bitlib.HyperRule(len(task.train), task.image_size).adapted(steps=steps, base_lr=lr, alpha=alpha, **RECIPE)

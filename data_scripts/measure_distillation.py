@@ -8,13 +8,13 @@ import argparse
 from functools import partial
 from itertools import product
 
-from record import Cells, record
+from record import Cells, record, weights_of
 from tqdm import tqdm
 
 import bitlib
 from bitlib.trainer import pick_device
 
-STEPS, SEEDS = (100, 300, 1000), range(3)
+TEACHER, STEPS, SEEDS = "glyphs-L", (100, 300, 1000), range(3)
 WAYS = {"fixed": ("fixed teacher", False, 0.0), "consistent": ("consistent teacher", True, 0.0),
         "funmatch": ("function matching", True, 1.0)}  # Beta(1, 1) is the even distribution
 RECIPE = {"base_lr": 0.1, "batch_size": 32, "resolution": (36, 32)}
@@ -24,8 +24,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
     device, task = pick_device(parser.parse_args().device), bitlib.load_task("digits")
-    cells = Cells("distillation", {"task": task.fingerprint, "recipe": RECIPE})
-    teacher = bitlib.finetune(bitlib.create_model("glyphs-L", task.num_classes, pretrained=True), task.few_shot(10, 0), None,
+    cells = Cells("distillation", {"task": task.fingerprint, "recipe": RECIPE, "models": weights_of([TEACHER])})
+    teacher = bitlib.finetune(bitlib.create_model(TEACHER, task.num_classes, pretrained=True), task.few_shot(10, 0), None,
                               device, progress="teacher")
 
     def accuracy(consistent: bool, alpha: float, steps: int, seed: int) -> float:

@@ -7,7 +7,7 @@ import argparse
 import json
 
 from measure_digits import SEEDS, SHOTS
-from record import RESULTS, Cells, record
+from record import RESULTS, Cells, record, weights_of
 from tqdm import tqdm
 
 import bitlib
@@ -30,7 +30,7 @@ def main():
     parser.add_argument("--device", default="auto")
     device = pick_device(parser.parse_args().device)
     task = bitlib.load_task("digits")
-    cells = Cells("transfer_map", {"fingerprint": task.fingerprint, "bitlib": bitlib.__version__})
+    cells = Cells("transfer_map", {"task": task.fingerprint, "models": weights_of(SCALES)})
     bar = tqdm(total=len(SCALES) * len(DEPTHS) * len(SHOTS) * len(SEEDS), unit="run")
 
     def measured(name, start, shots, seed):

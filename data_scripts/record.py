@@ -1,11 +1,13 @@
 """Where and with what a figure was measured: every results/*.json ends with this. Resuming long measurements."""
+import hashlib
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 
+from bitlib import model_info
 from bitlib.transfer import environment, write_json
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -22,6 +24,11 @@ def record(name: str, content: dict, device: torch.device) -> None:
     """Write results/NAME.json atomically."""
     write_json(RESULTS / f"{name}.json", {**content, **environment(device), "commit": commit()})
     print(f"wrote results/{name}.json")
+
+
+def weights_of(names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of the files of these models: part of what measured values depend on."""
+    return {name: hashlib.sha256(model_info(name).path.read_bytes()).hexdigest() for name in names}
 
 
 class Cells:

@@ -1,0 +1,97 @@
+"""The measuring scripts from end to end, on a few toy pictures and with runs of two steps: they write all that the pages
+read, and after an interruption they go on where they stopped."""
+import importlib
+import inspect
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import toy_task
+
+import bitlib
+from bitlib.transfer import default_rule
+
+ROOT = Path(__file__).resolve().parent.parent
+FEW = {"SEEDS": range(2)}
+# What is made smaller in each script, its options, and the records that it writes.
+SCRIPTS = {
+    "measure_digits": ({"SHOTS": (1, 5), "SCRATCH_RATES": (0.03, 0.1)}, [], ["digits", "digits_scales"]),
+    "measure_transfer_map": ({"SHOTS": (1, 5)}, [], ["transfer_map"]),
+    "measure_distillation": ({"STEPS": (2, 3)}, [], ["distillation"]),
+    "measure_batch_size": ({"PICTURES": 8, "LARGEST": 4, "SIZES": (2, 4)}, [], ["batch_size", "device_batch"]),
+    "measure_batch_size --task cifar10": ({"PICTURES": 8, "LARGEST": 4, "SIZES": (2, 4)}, ["--task", "cifar10"],
+                                          ["batch_size_cifar10"]),
+    "measure_cifar10_full": ({"STEPS": (2, 3), "STUDENT_STEPS": (2, 3), "RATES": (0.03, 0.1)}, [],
+                             ["cifar10_full", "cifar10_student"]),
+    "measure_cifar10": ({"SCRATCH_STEPS": {1: 2, 10: 3}, "PENALTIES": (0.01, 0.1)}, [], ["cifar10", "cifar10_scales"]),
+}
+
+
+class Script:
+    """One of SCRIPTS, made small. runs: how many trainings it has begun; limit: after how many it is interrupted."""
+
+    def __init__(self, title: str, folder: Path, monkeypatch):
+        self.runs, self.limit, self.patch = 0, None, monkeypatch
+        few, self.options, self.records = SCRIPTS[title]
+        monkeypatch.syspath_prepend(ROOT / "data_scripts")
+        self.module, self.folder = importlib.import_module(title.split()[0]), folder / "results"
+        self.folder.mkdir(parents=True)
+        for name, value in (FEW | few).items():
+            monkeypatch.setattr(self.module, name, value)
+        for module in (self.module, importlib.import_module("record")):
+            monkeypatch.setattr(module, "RESULTS", self.folder, raising=False)
+        (self.folder / "digits.json").write_bytes((ROOT / "results" / "digits.json").read_bytes())  # transfer_map reads it
+        monkeypatch.setattr(bitlib, "load_task", lambda name: replace(toy_task(36), name=name, random_flip=True))
+        for owner, name in ((bitlib, "finetune"), (bitlib, "distill"), (bitlib, "linear_probe"), (self.module, "pretrain")):
+            if hasattr(owner, name):
+                monkeypatch.setattr(owner, name, self.small(getattr(owner, name)))
+
+    def small(self, train):
+        """The same function, with two steps of four pictures at most of 12 pixels."""
+        signature = inspect.signature(train)
+
+        def run(*args, **kwargs):
+            if self.runs == self.limit:
+                raise KeyboardInterrupt
+            self.runs += 1
+            given = signature.bind(*args, **kwargs).arguments
+            if "rule" in signature.parameters:
+                rule = given.get("rule") or default_rule(given["model"], given["task"])
+                given["rule"] = rule.adapted(steps=2, batch_size=4, resolution=(12, 12))
+            return train(**given)
+        return run
+
+    def __call__(self, *options: str, limit: int | None = None) -> dict:
+        """The records that it writes."""
+        self.runs, self.limit = 0, limit
+        self.patch.setattr("sys.argv", [self.module.__name__, *self.options, *options, "--device", "cpu"])
+        self.module.main()
+        return {name: json.loads((self.folder / f"{name}.json").read_text("utf8")) for name in self.records}
+
+
+@pytest.mark.parametrize("title", SCRIPTS)
+def test_writes_what_the_pages_read_and_resumes(title, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        script = Script(title, tmp_path / "whole", patch)
+        whole, runs = script(), script.runs
+    for name, found in whole.items():
+        shipped = json.loads((ROOT / "results" / f"{name}.json").read_text("utf8"))
+        assert set(found) == set(shipped) and found.get("methods") == shipped.get("methods")
+        assert all(len(cell) == 2 for method in found.get("methods", ()) for cell in found[method].values())
+    assert not list(tmp_path.rglob("measure/*.json"))  # or the next time would find the work done
+
+    script = Script(title, tmp_path / "halved", monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        script(limit=runs // 2)
+    assert not any((script.folder / f"{name}.json").exists() for name in whole if name != "digits")
+    assert script() == whole
+    assert script.runs <= runs - runs // 2 + 1  # a teacher is trained again
+
+
+def test_one_method_measured_again_leaves_the_others(tmp_path, monkeypatch):
+    script = Script("measure_cifar10", tmp_path, monkeypatch)
+    whole, runs = script(), script.runs
+    path = script.folder / "cifar10.json"
+    path.write_text(json.dumps(whole["cifar10"] | {"linear_probe": None}))
+    assert script("--methods", "linear_probe") == whole and script.runs < runs / 2
