@@ -10,7 +10,9 @@ import pytest
 from conftest import toy_task
 
 import bitlib
+from bitlib.pretrain import Upstream
 from bitlib.transfer import default_rule
+from bitlib.weights import read_meta
 
 ROOT = Path(__file__).resolve().parent.parent
 FEW = {"SEEDS": range(2)}
@@ -95,3 +97,30 @@ def test_one_method_measured_again_leaves_the_others(tmp_path, monkeypatch):
     path = script.folder / "cifar10.json"
     path.write_text(json.dumps(whole["cifar10"] | {"linear_probe": None}))
     assert script("--methods", "linear_probe") == whole and script.runs < runs / 2
+
+
+def test_pretraining_writes_weights_card_and_record_and_again_only_a_record(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "data_scripts")
+    script, record = importlib.import_module("pretrain_models"), importlib.import_module("record")
+    for module, name in ((script, "PACKAGE"), (script, "STATE"), (record, "RESULTS")):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(module, name, tmp_path / name)
+    monkeypatch.setattr(bitlib, "load_task", lambda name: replace(toy_task(36), name=name))
+    recipe = Upstream("tiny", steps=6, batch_size=8, warmup_steps=1, side=12)
+    monkeypatch.setattr(script, "MODELS", {"photos-L": script.Spec("tiny-imagenet-l", recipe)})
+
+    def run(*options: str) -> None:
+        monkeypatch.setattr("sys.argv", ["pretrain_models", *options, "--device", "cpu"])
+        script.main()
+    run()
+    first = json.loads((tmp_path / "RESULTS" / "pretrain_photos-L.json").read_text("utf8"))
+    weights, card = (tmp_path / "PACKAGE" / f"photos-L.{suffix}" for suffix in ("safetensors", "md"))
+    meta = read_meta(weights)
+    assert meta["class_names"] == ["a", "b", "c"] and meta["recipe"] == script.RECIPES["photos"]
+    assert bitlib.create_model(str(weights)).num_classes == 3
+    assert f"{first['test']:.1%} of the 12 official" in card.read_text("utf8")
+    kept = weights.read_bytes()
+    run("--again")
+    again = json.loads((tmp_path / "RESULTS" / "pretrain_photos-L_again.json").read_text("utf8"))
+    assert again | {"minutes": 0} == first | {"minutes": 0}
+    assert weights.read_bytes() == kept and not (tmp_path / "STATE" / "photos-L_again.safetensors").exists()
