@@ -158,7 +158,7 @@ def use_triton(model: nn.Module) -> nn.Module:
     The same values up to rounding. Raises UserError where Triton is not installed; it comes with PyTorch for Linux.
     """
     if not importlib.util.find_spec("triton"):
-        raise UserError("this PyTorch came without Triton; do without --triton")
+        raise UserError("Triton is not installed; it comes with PyTorch for Linux, and all but this works without it")
     for module in model.modules():
         if isinstance(module, GroupNorm):
             module.fused = True
