@@ -26,6 +26,8 @@ def test_every_page_is_whole(visit, name):
     policy = page.locator('meta[http-equiv="Content-Security-Policy"]').get_attribute("content")
     assert "default-src 'self'" in policy and "http" not in policy
     assert page.locator("img:not([alt])").count() == 0
+    icons = page.locator("svg[data-icon]")  # the script draws something animated where it does not know an icon
+    assert icons.count() >= 5 and icons.locator("animate").count() == 0
     if page.locator(".math").count():
         page.wait_for_selector("mjx-container")
         assert page.locator("mjx-container").count() >= page.locator(".math").count()
@@ -48,7 +50,7 @@ def test_the_first_chapter_opens_with_little(site, browser):
     page.wait_for_selector("mjx-container")
     page.wait_for_load_state("networkidle")
     before, pictures = sum(bodies.values()), sum(".png" in url for url in bodies)
-    assert 100_000 < before <= 1_500_000, sorted(((n, url) for url, n in bodies.items()), reverse=True)[:8]
+    assert 100_000 < before <= 1_000_000, sorted(((n, url) for url, n in bodies.items()), reverse=True)[:8]
     for height in range(0, page.evaluate("document.body.scrollHeight"), 700):
         page.evaluate(f"scrollTo(0, {height})")
         page.wait_for_timeout(30)
