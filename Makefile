@@ -18,7 +18,8 @@ book: env  ## build the website into _build/html
 	$(BIN)/jupyter-book build . -W -n --keep-going --quiet
 	$(BIN)/python data_scripts/check_book.py
 
-test: book  ## build the website, then run all tests and all notebooks
+test: book  ## lint, build the website, then run all tests and all notebooks
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest tests notebooks -n 2 --dist loadfile --nbval --nbval-current-env \
 		--nbval-cell-timeout=600 --nbval-sanitize-with=tests/nbval_sanitize.cfg
 

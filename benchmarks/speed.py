@@ -4,6 +4,7 @@
 Leave the machine alone meanwhile. All contestants of a case take turns in one process, so that the ratios hold even where
 the machine is noisy. `bitlib bench` measures single cases.
 """
+
 import argparse
 import platform
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from bitlib.bench import Case, contestants, run_cases, table, time_parts
+from bitlib.course.bench import Case, contestants, run_cases, table, time_parts
 from bitlib.trainer import pick_device
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,8 +57,11 @@ def main():
                 who = [plain[0], other_layout, *plain[1:]]
         cases += run_cases([case], device, args.rounds, who=who)
     print(table(cases))
-    record(f"bench_{device.type}", {"processor": processor(), "rounds": args.rounds, "cases": cases,
-                                    "parts": time_parts(device)}, device)
+    record(
+        f"bench_{device.type}",
+        {"processor": processor(), "rounds": args.rounds, "cases": cases, "parts": time_parts(device)},
+        device,
+    )
 
 
 if __name__ == "__main__":

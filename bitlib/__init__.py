@@ -1,4 +1,5 @@
 """bitlib: transfer learning with Big Transfer (BiT, arXiv 1912.11370), small enough to read in an evening."""
+
 __version__ = "0.1.0"
 
 from .data import Task, list_tasks, load_task

@@ -1,4 +1,5 @@
 """`python -m bitlib`, the form that torchrun can start."""
+
 import sys
 
 from .cli import main

@@ -2,6 +2,7 @@
 
 Exit status: 0 done, 2 a mistake of the user's (one line on stderr), 130 interrupted (what was done is saved).
 """
+
 from __future__ import annotations
 
 import argparse
@@ -49,15 +50,30 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--steps", type=_positive, metavar="N", help="number of updates")
         sub.add_argument("--batch-size", type=_positive, metavar="B")
         sub.add_argument("--lr", type=float, help="base learning rate")
-        sub.add_argument("--micro-batches", type=_positive, default=1, metavar="M",
-                         help="split every batch into M parts to save memory; the result is the same up to rounding")
+        sub.add_argument(
+            "--micro-batches",
+            type=_positive,
+            default=1,
+            metavar="M",
+            help="split every batch into M parts to save memory; the result is the same up to rounding",
+        )
         sub.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
-        sub.add_argument("--shard", action="store_true", help="under torchrun: give each process only a part of the gradients "
-                         "and of the optimizer's state, for networks that fill a device's memory")
-        sub.add_argument("--compile", action="store_true",
-                         help="use torch.compile, which takes a minute to start and a C++ compiler")
-        sub.add_argument("--ema", type=float, default=0.0, metavar="D",
-                         help="end with a moving average of the weights of this decay, for example 0.999 (default: 0, off)")
+        sub.add_argument(
+            "--shard",
+            action="store_true",
+            help="under torchrun: give each process only a part of the gradients "
+            "and of the optimizer's state, for networks that fill a device's memory",
+        )
+        sub.add_argument(
+            "--compile", action="store_true", help="use torch.compile, which takes a minute to start and a C++ compiler"
+        )
+        sub.add_argument(
+            "--ema",
+            type=float,
+            default=0.0,
+            metavar="D",
+            help="end with a moving average of the weights of this decay, for example 0.999 (default: 0, off)",
+        )
         sub.add_argument("--seed", type=int, default=0)
         sub.add_argument("--checkpoint-every", type=int, default=500, metavar="N", help="in steps (default: 500)")
         sub.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR, if there is one")
@@ -69,13 +85,23 @@ def build_parser() -> argparse.ArgumentParser:
 
     def downstream(sub: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
         data(sub)
-        sub.add_argument("--model", metavar="NAME|FILE", help="see `bitlib models`; default: BiT-M-R50x1 if it is in the "
-                         "cache, else photos-L, which ships with the package and has learnt from small photographs")
+        sub.add_argument(
+            "--model",
+            metavar="NAME|FILE",
+            help="see `bitlib models`; default: BiT-M-R50x1 if it is in the "
+            "cache, else photos-L, which ships with the package and has learnt from small photographs",
+        )
         sub.add_argument("--shots", type=_positive, metavar="K", help="use only K training pictures a class, drawn by --seed")
-        sub.add_argument("--grad-checkpointing", action="store_true",
-                         help="compute activations twice instead of keeping them: slower, in less memory")
-        sub.add_argument("--triton", action="store_true",
-                         help="on a GPU, compute group norm and ReLU in a kernel of bitlib's own; not with --compile")
+        sub.add_argument(
+            "--grad-checkpointing",
+            action="store_true",
+            help="compute activations twice instead of keeping them: slower, in less memory",
+        )
+        sub.add_argument(
+            "--triton",
+            action="store_true",
+            help="on a GPU, compute group norm and ReLU in a kernel of bitlib's own; not with --compile",
+        )
         sub.add_argument("--variant", default="code", choices=("code", "paper"), help="of the HyperRule (default: code)")
         training(sub)
         method = sub.add_mutually_exclusive_group()
@@ -95,8 +121,11 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--teacher", required=True, metavar="MODEL", help="a folder that finetune wrote, or a model file")
     sub.add_argument("--temperature", type=float, default=1.0, metavar="T", help="of teacher and student (default: 1)")
     sub.add_argument("--alpha", type=float, default=1.0, help="1: the teacher alone, 0: the labels alone (default: 1)")
-    sub.add_argument("--fixed", action="store_true", help="the teacher judges each whole picture once, instead of the "
-                     "student's crop at every step")
+    sub.add_argument(
+        "--fixed",
+        action="store_true",
+        help="the teacher judges each whole picture once, instead of the student's crop at every step",
+    )
 
     sub = command("evaluate", run_evaluate, "measure a model on a split of DATA")
     sub.add_argument("model", metavar="MODEL", help="a folder that finetune wrote, or a model file")
@@ -120,8 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command("pretrain", run_pretrain, "train a network from random weights, for others to start from")
     data(sub)
-    sub.add_argument("--arch", default="small", help="architecture: small, medium, small-bn, R50x1, ... "
-                     "(default: small)")
+    sub.add_argument("--arch", default="small", help="architecture: small, medium, small-bn, R50x1, ... (default: small)")
     sub.add_argument("--side", type=_positive, default=32, metavar="PX", help="side of the training pictures")
     sub.add_argument("--weight-decay", type=float, default=1e-4)
     training(sub)
@@ -145,8 +173,21 @@ def run_models(args) -> None:
 
     infos = [model_info(name) for name in list_models()]
     if args.json:
-        print(json.dumps([{"name": i.name, "source": i.source, "parameters": i.num_parameters, "classes": i.num_classes,
-                           "location": i.location} for i in infos], indent=1))
+        print(
+            json.dumps(
+                [
+                    {
+                        "name": i.name,
+                        "source": i.source,
+                        "parameters": i.num_parameters,
+                        "classes": i.num_classes,
+                        "location": i.location,
+                    }
+                    for i in infos
+                ],
+                indent=1,
+            )
+        )
         return
     print(f"{'name':<16}{'parameters':>14}{'classes':>9}  where")
     for i in infos:
@@ -158,8 +199,11 @@ def _default_model() -> str:
 
     if is_cached("BiT-M-R50x1"):
         return "BiT-M-R50x1"
-    print("no --model named: starting from photos-L, a small network of the course's own; "
-          "--model BiT-M-R50x1 downloads one that has seen far more photographs", file=sys.stderr)
+    print(
+        "no --model named: starting from photos-L, a small network of the course's own; "
+        "--model BiT-M-R50x1 downloads one that has seen far more photographs",
+        file=sys.stderr,
+    )
     return "photos-L"
 
 
@@ -169,8 +213,7 @@ def _writable(out: Path, resume: bool) -> Path:
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write to {out} ({existing} is not a folder that you may write to); "
-                        "choose another --out")
+        raise UserError(f"cannot write to {out} ({existing} is not a folder that you may write to); choose another --out")
     if (out / "run.json").exists() and not resume:
         raise UserError(f"{out} already holds a finished run; choose another --out, or delete it")
     return out
@@ -200,13 +243,22 @@ def _prepare(args):
 
 
 def _loop(args) -> dict:
-    return {"precision": args.precision, "micro_batches": args.micro_batches, "compile": args.compile, "ema": args.ema,
-            "shard": args.shard, "resume": args.resume, "checkpoint_every": args.checkpoint_every, "progress": not args.quiet}
+    return {
+        "precision": args.precision,
+        "micro_batches": args.micro_batches,
+        "compile": args.compile,
+        "ema": args.ema,
+        "shard": args.shard,
+        "resume": args.resume,
+        "checkpoint_every": args.checkpoint_every,
+        "progress": not args.quiet,
+    }
 
 
 def _report(run, out: Path) -> None:
-    print(f"{run.task.name}: {len(run.task.train)} training pictures, {run.task.num_classes} classes, "
-          f"model {run.config['model']}")
+    print(
+        f"{run.task.name}: {len(run.task.train)} training pictures, {run.task.num_classes} classes, model {run.config['model']}"
+    )
     print(f"validation accuracy {run.val_accuracy:.4f}")
     print(f"test accuracy {run.test_accuracy:.4f}")
     print(f"written to {out}")
@@ -234,13 +286,26 @@ def run_distill(args) -> None:
     from .transfer import distill
 
     if not 0 <= args.alpha <= 1 or not args.temperature > 0:
-        raise UserError(f"alpha is {args.alpha} and the temperature {args.temperature}; alpha lies between 0 and 1, and the "
-                        "temperature above 0")
+        raise UserError(
+            f"alpha is {args.alpha} and the temperature {args.temperature}; alpha lies between 0 and 1, and the "
+            "temperature above 0"
+        )
     teacher = _load_trained(args.teacher)
     out, task, model, rule = _prepare(args)
     _same_classes(teacher, args.teacher, task, args.data)
-    run = distill(model, teacher, task, rule, args.device, args.seed, out, temperature=args.temperature, alpha=args.alpha,
-                  consistent=not args.fixed, **_loop(args))
+    run = distill(
+        model,
+        teacher,
+        task,
+        rule,
+        args.device,
+        args.seed,
+        out,
+        temperature=args.temperature,
+        alpha=args.alpha,
+        consistent=not args.fixed,
+        **_loop(args),
+    )
     _report(run, out)
 
 
@@ -274,9 +339,16 @@ def run_evaluate(args) -> None:
     task = load_task(args.data, skip_bad=args.skip_bad)
     _same_classes(model, args.model, task, args.data)
     result = evaluate(model.to(device), getattr(task, args.split), model.info.crop)
-    figures = {"model": args.model, "task": task.name, "fingerprint": task.fingerprint, "split": args.split,
-               "pictures": len(result.labels), "accuracy": result.accuracy, "loss": result.loss,
-               "calibration_error": result.calibration_error()}
+    figures = {
+        "model": args.model,
+        "task": task.name,
+        "fingerprint": task.fingerprint,
+        "split": args.split,
+        "pictures": len(result.labels),
+        "accuracy": result.accuracy,
+        "loss": result.loss,
+        "calibration_error": result.calibration_error(),
+    }
     if args.json:
         write_json(_writable(Path(args.json).parent, True) / Path(args.json).name, figures)
     print(f"{task.name}, {args.split} split, {len(result.labels)} pictures")
@@ -319,8 +391,14 @@ def run_export(args) -> None:
     model, out = _load_trained(args.model), Path(args.out)
     _writable(out.parent, True)
     side = model.info.crop
-    export_onnx(model, out, side, features=args.features, half=args.half,
-                metadata={"class_names": json.dumps(model.info.class_names, ensure_ascii=False), "side": str(side)})
+    export_onnx(
+        model,
+        out,
+        side,
+        features=args.features,
+        half=args.half,
+        metadata={"class_names": json.dumps(model.info.class_names, ensure_ascii=False), "side": str(side)},
+    )
     print(f"x: float [N, 3, {side}, {side}], red green blue from -1 to 1")
     name, width = ("features", model.num_features) if args.features else ("logits", model.num_classes)
     print(f"{name}: float [N, {width}]")
@@ -337,21 +415,42 @@ def run_pretrain(args) -> None:
 
     out = _writable(Path(args.out), args.resume)
     given = {"steps": args.steps, "batch_size": args.batch_size, "lr": args.lr}
-    recipe = Upstream(arch=args.arch, side=args.side, weight_decay=args.weight_decay,
-                      **{k: v for k, v in given.items() if v is not None})
+    recipe = Upstream(
+        arch=args.arch, side=args.side, weight_decay=args.weight_decay, **{k: v for k, v in given.items() if v is not None}
+    )
     task = load_task(args.data, skip_bad=args.skip_bad)
     result = pretrain(task, recipe, args.device, args.seed, out / "checkpoint" / "state.safetensors", **_loop(args))
     if not is_main():
         return
-    save_weights(result.model, out / "model.safetensors", {
-        "name": out.name, "class_names": list(task.class_names), "crop": recipe.side, "task": task.name,
-        "fingerprint": task.fingerprint})
+    save_weights(
+        result.model,
+        out / "model.safetensors",
+        {
+            "name": out.name,
+            "class_names": list(task.class_names),
+            "crop": recipe.side,
+            "task": task.name,
+            "fingerprint": task.fingerprint,
+        },
+    )
     device = next(result.model.parameters()).device
-    write_json(out / "run.json", {
-        "method": "pretrain", "task": task.name, "fingerprint": task.fingerprint, "seed": args.seed, **recipe.__dict__,
-        "precision": args.precision, "micro_batches": args.micro_batches, "ema": args.ema,
-        "val_accuracy": result.val_accuracy, "test_accuracy": result.test_accuracy,
-        "seconds": round(result.history.seconds, 2), **environment(device)})
+    write_json(
+        out / "run.json",
+        {
+            "method": "pretrain",
+            "task": task.name,
+            "fingerprint": task.fingerprint,
+            "seed": args.seed,
+            **recipe.__dict__,
+            "precision": args.precision,
+            "micro_batches": args.micro_batches,
+            "ema": args.ema,
+            "val_accuracy": result.val_accuracy,
+            "test_accuracy": result.test_accuracy,
+            "seconds": round(result.history.seconds, 2),
+            **environment(device),
+        },
+    )
     print(f"validation accuracy {result.val_accuracy:.4f}")
     print(f"test accuracy {result.test_accuracy:.4f}")
     print(f"written to {out}")
@@ -359,7 +458,7 @@ def run_pretrain(args) -> None:
 
 def run_bench(args) -> None:
     """`bitlib bench`."""
-    from .bench import Case, run_cases, table, time_parts
+    from .course.bench import Case, run_cases, table, time_parts
     from .trainer import need_compiler, pick_device
     from .transfer import environment, write_json
 
@@ -369,8 +468,18 @@ def run_bench(args) -> None:
     if min(args.side) < 32:
         raise UserError(f"--side is {min(args.side)}; it must be 32 or more")
     out = args.json and _writable(Path(args.json).parent, True) / Path(args.json).name
-    cases = run_cases([Case(mode, side, size, precision, args.compile) for precision in args.precision for mode in args.mode
-                       for side in args.side for size in args.batch_size], device, args.rounds, not args.quiet)
+    cases = run_cases(
+        [
+            Case(mode, side, size, precision, args.compile)
+            for precision in args.precision
+            for mode in args.mode
+            for side in args.side
+            for size in args.batch_size
+        ],
+        device,
+        args.rounds,
+        not args.quiet,
+    )
     print(table(cases))
     parts = time_parts(device, args.rounds) if args.parts else {}
     for name, part in parts.items():
@@ -404,7 +513,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         text = str(error) or "interrupted"
         saved = getattr(error, "checkpoint", None)
-        print(f"bitlib {args.command}: {text}{'; run the same command with --resume to go on' if saved else ''}",
-              file=sys.stderr)
+        print(
+            f"bitlib {args.command}: {text}{'; run the same command with --resume to go on' if saved else ''}", file=sys.stderr
+        )
         return 130
     return 0

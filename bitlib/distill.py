@@ -3,6 +3,7 @@
 Follows Hinton, Vinyals and Dean (arXiv 1503.02531, section 2). Who shows which picture to whom is `transfer.distill`'s
 business.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -27,8 +28,9 @@ def soften(logits: Tensor, temperature: float) -> Tensor:
     return exponentials / exponentials.sum(1, keepdim=True)
 
 
-def distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor | None = None, temperature: float = 1.0,
-                      alpha: float = 1.0) -> Tensor:
+def distillation_loss(
+    student: Tensor, teacher: Tensor, labels: Tensor | None = None, temperature: float = 1.0, alpha: float = 1.0
+) -> Tensor:
     """alpha * T^2 * KL(teacher || student), both softened by T, + (1 - alpha) * cross-entropy with the labels; in nats.
 
     student, teacher: logits, float [N, C]; no gradient reaches the teacher. labels: int [N], needed where alpha < 1.

@@ -3,6 +3,7 @@
 Every process draws the same batch and takes its own part of it, so nothing is seen twice, and the result is that of one
 process up to rounding, on any number of them. Knows nothing of models and tasks. Without torchrun, all of it is one rank.
 """
+
 from __future__ import annotations
 
 import copy

@@ -1,4 +1,5 @@
 """Downloading one file: resumed, verified, atomic, safe for two processes at once."""
+
 from __future__ import annotations
 
 import base64
@@ -45,18 +46,22 @@ def download(url: str, path: Path, progress: bool = True) -> Path:
                 return path
             except urllib.error.HTTPError as error:
                 if not left or error.code < 500 and error.code != 416:
-                    raise UserError(f"{url} answered {error.code} {error.reason}; if you have the file, "
-                                    f"put it at {path}") from None
+                    raise UserError(
+                        f"{url} answered {error.code} {error.reason}; if you have the file, put it at {path}"
+                    ) from None
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise UserError(f"no space left for {path}; free some, or set BITLIB_HOME to another folder") from None
                 if not left or isinstance(getattr(error, "reason", None), OSError) and not part.exists():
-                    raise UserError(f"cannot reach {url} ({getattr(error, 'reason', error)}); fetch that file on a "
-                                    f"machine with a network and put it at {path}") from None
+                    raise UserError(
+                        f"cannot reach {url} ({getattr(error, 'reason', error)}); fetch that file on a "
+                        f"machine with a network and put it at {path}"
+                    ) from None
             except http.client.HTTPException:
                 if not left:
-                    raise UserError(f"{url} broke off {TRIES} times; run the same command again to go on, "
-                                    f"or put the file at {path}") from None
+                    raise UserError(
+                        f"{url} broke off {TRIES} times; run the same command again to go on, or put the file at {path}"
+                    ) from None
             time.sleep(0.2 * (TRIES - left))
     raise AssertionError("the last try returns or raises")
 
@@ -87,8 +92,15 @@ def _transfer(url: str, part: Path, progress: bool) -> http.client.HTTPMessage:
         _mark(part).write_text(answer.headers.get("ETag", ""))
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length else None
-        bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.name.removesuffix(".part"),
-                   disable=not progress, leave=False)
+        bar = tqdm(
+            total=total,
+            initial=have,
+            unit="B",
+            unit_scale=True,
+            desc=part.name.removesuffix(".part"),
+            disable=not progress,
+            leave=False,
+        )
         with open(part, "ab" if resumed else "wb") as f, bar:
             while data := answer.read(CHUNK):
                 f.write(data)

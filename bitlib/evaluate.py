@@ -1,4 +1,5 @@
 """What a trained model does on pictures: logits, accuracy, calibration, confusion, worst mistakes."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

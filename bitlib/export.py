@@ -1,4 +1,5 @@
 """Models for other runtimes: ONNX files, with standardised weights folded in. Needs the packages onnx and onnxscript."""
+
 from __future__ import annotations
 
 import logging
@@ -23,8 +24,15 @@ class _Features(nn.Module):
         return self.model.forward_head(self.model.forward_features(x), pre_logits=True)
 
 
-def export_onnx(model: ResNetV2, path: str | Path, side: int, *, features: bool = False, half: bool = False,
-                metadata: dict[str, str] | None = None) -> None:
+def export_onnx(
+    model: ResNetV2,
+    path: str | Path,
+    side: int,
+    *,
+    features: bool = False,
+    half: bool = False,
+    metadata: dict[str, str] | None = None,
+) -> None:
     """Write `model` as an ONNX file that takes "x", float [N, 3, side, side] in [-1, 1], for any N.
 
     Its output is "logits" [N, num_classes], or with `features` the pooled "features" [N, num_features]. half: store
@@ -50,8 +58,15 @@ def export_onnx(model: ResNetV2, path: str | Path, side: int, *, features: bool 
         level = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:
-            program = torch.onnx.export(network.eval(), (x,), dynamo=True, verbose=False, input_names=["x"],
-                                        output_names=[output], dynamic_shapes={"x": {0: batch}})
+            program = torch.onnx.export(
+                network.eval(),
+                (x,),
+                dynamo=True,
+                verbose=False,
+                input_names=["x"],
+                output_names=[output],
+                dynamic_shapes={"x": {0: batch}},
+            )
         finally:
             logging.disable(level)
     proto = program.model_proto
@@ -72,12 +87,17 @@ def _store_in_half(proto, stored: dict[str, torch.Tensor]) -> None:
             continue
         name, weight = tensor.name, stored[tensor.name].double()
         var, mean = torch.var_mean(weight, dim=(1, 2, 3), keepdim=True, correction=0)
-        parts = {"half": weight.numpy().astype(np.float16), "mean": mean.numpy().astype(np.float32),
-                 "inverse": (var + WS_EPS).rsqrt().numpy().astype(np.float32)}
+        parts = {
+            "half": weight.numpy().astype(np.float16),
+            "mean": mean.numpy().astype(np.float32),
+            "inverse": (var + WS_EPS).rsqrt().numpy().astype(np.float32),
+        }
         graph.initializer.remove(tensor)
         graph.initializer.extend(numpy_helper.from_array(array, f"{name}.{part}") for part, array in parts.items())
-        nodes += [helper.make_node("Cast", [f"{name}.half"], [f"{name}.stored"], to=TensorProto.FLOAT),
-                  helper.make_node("Sub", [f"{name}.stored", f"{name}.mean"], [f"{name}.centred"]),
-                  helper.make_node("Mul", [f"{name}.centred", f"{name}.inverse"], [name])]
+        nodes += [
+            helper.make_node("Cast", [f"{name}.half"], [f"{name}.stored"], to=TensorProto.FLOAT),
+            helper.make_node("Sub", [f"{name}.stored", f"{name}.mean"], [f"{name}.centred"]),
+            helper.make_node("Mul", [f"{name}.centred", f"{name}.inverse"], [name]),
+        ]
     for i, node in enumerate(nodes):
         graph.node.insert(i, node)

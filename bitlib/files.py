@@ -1,4 +1,5 @@
 """Files and folders: the user's mistakes, atomic writing, the cache. Knows nothing of what is written."""
+
 from __future__ import annotations
 
 import errno

@@ -3,6 +3,7 @@
 Owns the rule as pure functions of numbers; plain Python. Two variants, because the paper (section 3.3) and the
 code released with it (`bit_hyperrule.py`) disagree on decay steps, warm-up and resolution.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -11,10 +12,12 @@ SMALL_TASK, MEDIUM_TASK = 20_000, 500_000  # strict: 20,000 examples are already
 SMALL_IMAGE_AREA = 96 * 96
 
 # Steps: (end of warm-up, first, second and third decay, end).
-_CODE = {"small": (100, 200, 300, 400, 500), "medium": (500, 3000, 6000, 9000, 10_000),
-         "large": (500, 6000, 12_000, 18_000, 20_000)}
-_PAPER = {"small": (0, 150, 300, 450, 500), "medium": (0, 3000, 6000, 9000, 10_000),
-          "large": (0, 6000, 12_000, 18_000, 20_000)}
+_CODE = {
+    "small": (100, 200, 300, 400, 500),
+    "medium": (500, 3000, 6000, 9000, 10_000),
+    "large": (500, 6000, 12_000, 18_000, 20_000),
+}
+_PAPER = {"small": (0, 150, 300, 450, 500), "medium": (0, 3000, 6000, 9000, 10_000), "large": (0, 6000, 12_000, 18_000, 20_000)}
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class HyperRule:
 
     @property
     def task_size(self) -> str:
-        """"small" (under 20,000 examples), "medium" (under 500,000) or "large"."""
+        """ "small" (under 20,000 examples), "medium" (under 500,000) or "large"."""
         n = self.num_examples
         return "small" if n < SMALL_TASK else "medium" if n < MEDIUM_TASK else "large"
 

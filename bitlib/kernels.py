@@ -7,6 +7,7 @@ A channels-last picture is a matrix of pixels by channels. One program takes one
 channels, and goes over the pixels twice: once for the statistics, once to write. The second time, the span is still in
 the cache. Only the input is kept for the backward pass: which outputs ReLU let through is computed again from it.
 """
+
 from __future__ import annotations
 
 import torch
@@ -43,8 +44,22 @@ def _before_relu(x_ptrs, dy_ptrs, here, mean, rstd, w, b):
 
 
 @triton.jit
-def _forward(x_ptr, y_ptr, w_ptr, b_ptr, mean_ptr, rstd_ptr, pixels, channels, groups, eps,
-             size: tl.constexpr, span: tl.constexpr, rows: tl.constexpr, width: tl.constexpr):
+def _forward(
+    x_ptr,
+    y_ptr,
+    w_ptr,
+    b_ptr,
+    mean_ptr,
+    rstd_ptr,
+    pixels,
+    channels,
+    groups,
+    eps,
+    size: tl.constexpr,
+    span: tl.constexpr,
+    rows: tl.constexpr,
+    width: tl.constexpr,
+):
     # size: channels of a group. span: channels of this program, a multiple of size; width: the power of 2 that holds it.
     n, lane, channel, inside = _place(channels, span, width)
     row = tl.arange(0, rows)
@@ -82,8 +97,24 @@ def _forward(x_ptr, y_ptr, w_ptr, b_ptr, mean_ptr, rstd_ptr, pixels, channels, g
 
 
 @triton.jit
-def _backward(x_ptr, dy_ptr, dx_ptr, w_ptr, b_ptr, mean_ptr, rstd_ptr, dw_ptr, db_ptr, pixels, channels, groups,
-              size: tl.constexpr, span: tl.constexpr, rows: tl.constexpr, width: tl.constexpr):
+def _backward(
+    x_ptr,
+    dy_ptr,
+    dx_ptr,
+    w_ptr,
+    b_ptr,
+    mean_ptr,
+    rstd_ptr,
+    dw_ptr,
+    db_ptr,
+    pixels,
+    channels,
+    groups,
+    size: tl.constexpr,
+    span: tl.constexpr,
+    rows: tl.constexpr,
+    width: tl.constexpr,
+):
     # dw and db: [N, channels], this picture's part of the gradients of weight and bias.
     n, lane, channel, inside = _place(channels, span, width)
     row = tl.arange(0, rows)
@@ -125,8 +156,14 @@ def _launch(x: Tensor, groups: int) -> tuple[tuple[int, int], dict[str, int]]:
     rows = min(max(1, TILE // width), triton.next_power_of_2(sides[0] * sides[1]))
     warps = min(max(1, rows * width // PER_WARP), 8)
     # Without fused multiply-adds both passes round alike, and agree on the sign of every output.
-    return (n, triton.cdiv(channels, span)), {"size": size, "span": span, "width": width, "rows": rows,
-                                              "num_warps": warps, "enable_fp_fusion": False}
+    return (n, triton.cdiv(channels, span)), {
+        "size": size,
+        "span": span,
+        "width": width,
+        "rows": rows,
+        "num_warps": warps,
+        "enable_fp_fusion": False,
+    }
 
 
 class GroupNormReLU(torch.autograd.Function):

@@ -3,6 +3,7 @@
 Owns what distinguishes BiT from an ordinary ResNet: every convolution of the body standardises its
 weights, and every norm of the body is a group norm (paper section 3.3; official code, `models.py`).
 """
+
 from __future__ import annotations
 
 import copy
@@ -127,7 +128,8 @@ class _GroupNorm16(torch.autograd.Function):
         n, c, *pixels = x.shape
         wide, grad = (x, grad) if _takes_16_bits(x) else (x.float(), grad.float())
         dx, dw, db = torch.ops.aten.native_group_norm_backward(
-            grad, wide, mean, rstd, weight, n, c, pixels[0] * pixels[1], ctx.groups, list(ctx.needs_input_grad[:3]))
+            grad, wide, mean, rstd, weight, n, c, pixels[0] * pixels[1], ctx.groups, list(ctx.needs_input_grad[:3])
+        )
         return dx if wide is x or dx is None else torch.empty_like(x).copy_(dx), dw, db, None, None
 
 
@@ -238,8 +240,17 @@ def fold_standardized(model: nn.Module) -> nn.Module:
     for parent in list(folded.modules()):
         for name, child in parent.named_children():
             if isinstance(child, StdConv2d):
-                conv = nn.Conv2d(child.in_channels, child.out_channels, child.kernel_size, child.stride, child.padding,
-                                 child.dilation, child.groups, child.bias is not None, device="meta")
+                conv = nn.Conv2d(
+                    child.in_channels,
+                    child.out_channels,
+                    child.kernel_size,
+                    child.stride,
+                    child.padding,
+                    child.dilation,
+                    child.groups,
+                    child.bias is not None,
+                    device="meta",
+                )
                 conv.weight = nn.Parameter(standardize_weight(child.weight.detach()))
                 conv.bias = child.bias
                 setattr(parent, name, conv.eval())

@@ -3,6 +3,7 @@
 The paper's upstream recipe (section 3.3) scaled down: SGD with momentum, weight decay 1e-4, a linear warm-up. The decay
 is a cosine instead of the paper's steps, which pays at budgets as short as the course's.
 """
+
 from __future__ import annotations
 
 import math
@@ -65,10 +66,22 @@ class Pretrained:
     test_accuracy: float
 
 
-def pretrain(task: Task, recipe: Upstream = Upstream(), device: str | torch.device = "auto", seed: int = 0,
-             checkpoint: Path | None = None, *, resume: bool = False, checkpoint_every: int = 500,
-             precision: str = "fp32", micro_batches: int = 1, compile: bool = False, ema: float = 0.0,
-             shard: bool = False, progress: bool | str = True) -> Pretrained:
+def pretrain(
+    task: Task,
+    recipe: Upstream = Upstream(),
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    *,
+    resume: bool = False,
+    checkpoint_every: int = 500,
+    precision: str = "fp32",
+    micro_batches: int = 1,
+    compile: bool = False,
+    ema: float = 0.0,
+    shard: bool = False,
+    progress: bool | str = True,
+) -> Pretrained:
     """Train a network on `task` from scratch, with one softmax over its classes.
 
     checkpoint: file for the state, from which `resume` goes on to the same bits. The keywords after it are those of
@@ -91,12 +104,27 @@ def pretrain(task: Task, recipe: Upstream = Upstream(), device: str | torch.devi
     def loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(net(x), y)
 
-    settings = Settings(recipe.steps, recipe.learning_rate, recipe.momentum, recipe.weight_decay, micro_batches,
-                        precision, checkpoint_every, compile=compile, ema=ema, shard=shard,
-                        prefetch=images.prefetch)
-    identity = {"task": task.fingerprint, "seed": seed, "precision": precision, "micro_batches": micro_batches,
-                **({"ema": ema} if ema else {}), **recipe.__dict__}
-    history = train(model, batch, loss, settings, checkpoint=checkpoint, resume=resume, identity=identity,
-                    progress=progress)
+    settings = Settings(
+        recipe.steps,
+        recipe.learning_rate,
+        recipe.momentum,
+        recipe.weight_decay,
+        micro_batches,
+        precision,
+        checkpoint_every,
+        compile=compile,
+        ema=ema,
+        shard=shard,
+        prefetch=images.prefetch,
+    )
+    identity = {
+        "task": task.fingerprint,
+        "seed": seed,
+        "precision": precision,
+        "micro_batches": micro_batches,
+        **({"ema": ema} if ema else {}),
+        **recipe.__dict__,
+    }
+    history = train(model, batch, loss, settings, checkpoint=checkpoint, resume=resume, identity=identity, progress=progress)
     val, test = (evaluate(model, split, recipe.side).accuracy for split in (task.val, task.test))
     return Pretrained(model, history, val, test)

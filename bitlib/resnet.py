@@ -4,6 +4,7 @@ Owns the network and its architectures, and nothing about weights on disk or tra
 Follows paper section 3.3 and the official PyTorch code; submodules are named after the weight files
 (stageN.unitMM.{a,b,c} hold a norm and the convolution that follows it), so that loading is a walk over names.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -37,8 +38,12 @@ class Arch:
 
 # Official sizes: name -> (units, width factor). Table of sizes: paper section 4.1, official `models.py`.
 _OFFICIAL = {
-    "R50x1": ((3, 4, 6, 3), 1), "R50x3": ((3, 4, 6, 3), 3), "R101x1": ((3, 4, 23, 3), 1),
-    "R101x3": ((3, 4, 23, 3), 3), "R152x2": ((3, 8, 36, 3), 2), "R152x4": ((3, 8, 36, 3), 4),
+    "R50x1": ((3, 4, 6, 3), 1),
+    "R50x3": ((3, 4, 6, 3), 3),
+    "R101x1": ((3, 4, 23, 3), 1),
+    "R101x3": ((3, 4, 23, 3), 3),
+    "R152x2": ((3, 8, 36, 3), 2),
+    "R152x4": ((3, 8, 36, 3), 4),
 }
 ARCHS: dict[str, Arch] = {name: Arch(units, 64 * width) for name, (units, width) in _OFFICIAL.items()}
 # The course's own: 8 groups, because the narrowest norm has 16 channels, and 32 groups do not divide them.

@@ -4,6 +4,7 @@ Knows nothing of what is being trained: the caller brings `batch(step)` and `los
 function of its step; then weights, momentum and the step's number are all the state there is, and a resumed run ends
 with the same bits as an uninterrupted one. Under `distributed.process_group` all processes call `train` alike.
 """
+
 from __future__ import annotations
 
 import json
@@ -39,8 +40,10 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C or a termination signal, after the state of `step` was saved to `checkpoint` (None: nowhere to save)."""
 
     def __init__(self, step: int, checkpoint: Path | None):
-        super().__init__(f"interrupted after step {step}"
-                         + (f"; the state is in {checkpoint}" if checkpoint else "; no checkpoint was asked for"))
+        super().__init__(
+            f"interrupted after step {step}"
+            + (f"; the state is in {checkpoint}" if checkpoint else "; no checkpoint was asked for")
+        )
         self.step, self.checkpoint = step, checkpoint
 
 
@@ -95,7 +98,7 @@ class History:
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """"auto" is the GPU where there is one; under torchrun, the process's own.
+    """ "auto" is the GPU where there is one; under torchrun, the process's own.
 
     Raises UserError for a device that this machine does not have.
     """
@@ -125,9 +128,18 @@ def need_compiler() -> None:
         raise UserError("torch.compile needs a C++ compiler, and there is no g++ here; install one, or do without --compile")
 
 
-def train(model: nn.Module, batch: Callable[[int], tuple], loss: Callable[..., Tensor], settings: Settings, *,
-          checkpoint: Path | None = None, resume: bool = False, identity: dict | None = None,
-          evaluate: Callable[[nn.Module], dict] | None = None, progress: bool | str = True) -> History:
+def train(
+    model: nn.Module,
+    batch: Callable[[int], tuple],
+    loss: Callable[..., Tensor],
+    settings: Settings,
+    *,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    identity: dict | None = None,
+    evaluate: Callable[[nn.Module], dict] | None = None,
+    progress: bool | str = True,
+) -> History:
     """Train `model` in place, where it is, by SGD with momentum.
 
     batch(step) -> tuple; its tensors have the batch in dimension 0, anything else goes to `loss` as it is.
@@ -162,12 +174,18 @@ def train(model: nn.Module, batch: Callable[[int], tuple], loss: Callable[..., T
         net = sharded(model)
         model.cpu()
     params = {name: p for name, p in net.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.SGD(params.values(), lr=0.0, momentum=settings.momentum, weight_decay=settings.weight_decay,
-                                fused=device.type in ("cpu", "cuda") and not shard or None)
+    optimizer = torch.optim.SGD(
+        params.values(),
+        lr=0.0,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        fused=device.type in ("cpu", "cuda") and not shard or None,
+    )
     for name, value in momentum.items():
         # Same strides as the parameter: channels-last weights keep channels-last momentum.
         optimizer.state[params[name]]["momentum_buffer"] = (
-            part_like(value.to(device), params[name]) if shard else torch.empty_like(params[name]).copy_(value))
+            part_like(value.to(device), params[name]) if shard else torch.empty_like(params[name]).copy_(value)
+        )
     began = time.perf_counter() - history.seconds
     pending: list[tuple[int, float, Tensor]] = []  # losses still on the device
     if world > 1 and not shard:
@@ -195,14 +213,23 @@ def train(model: nn.Module, batch: Callable[[int], tuple], loss: Callable[..., T
             return
         if shard:
             gather()
-        buffers = {name: full(optimizer.state[p]["momentum_buffer"]) for name, p in params.items()
-                   if "momentum_buffer" in optimizer.state[p]}
+        buffers = {
+            name: full(optimizer.state[p]["momentum_buffer"])
+            for name, p in params.items()
+            if "momentum_buffer" in optimizer.state[p]
+        }
         if is_main():
             save_checkpoint(checkpoint, model, buffers, done, history, identity or {}, average)
 
     net.train()
-    bar = tqdm(total=settings.steps, initial=start, disable=not progress or not is_main(), unit="step", leave=False,
-               desc=progress if isinstance(progress, str) else None)
+    bar = tqdm(
+        total=settings.steps,
+        initial=start,
+        disable=not progress or not is_main(),
+        unit="step",
+        leave=False,
+        desc=progress if isinstance(progress, str) else None,
+    )
     frozen = [c for c in standardized_convs(net) if not c.weight.requires_grad and not shard]
     batches = ahead(batch, range(start, settings.steps), settings.prefetch)
     with bar, hold_standardized(frozen), closing(batches), _catch_signals() as stop:
@@ -290,15 +317,18 @@ class Gradients:
             except torch.OutOfMemoryError:
                 if world > 1 or count == pictures:
                     hint = f"--micro-batches {2 * count}" if count < pictures else "smaller pictures or a smaller model"
-                    raise UserError(f"the device is out of memory with {-(-pictures // count)} pictures at a time; "
-                                    f"use {hint}") from None
+                    raise UserError(
+                        f"the device is out of memory with {-(-pictures // count)} pictures at a time; use {hint}"
+                    ) from None
             # Outside of `except`, where the traceback would keep the activations alive.
             self.model.zero_grad(set_to_none=True)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self.micro_batches = 2 * count
-            tqdm.write(f"out of memory: going on with {self.micro_batches} micro-batches, the same steps up to rounding",
-                       file=sys.stderr)
+            tqdm.write(
+                f"out of memory: going on with {self.micro_batches} micro-batches, the same steps up to rounding",
+                file=sys.stderr,
+            )
 
     def _in_parts(self, own: list, count: int, size: int, world: int) -> Tensor:
         columns = [b.tensor_split(count) if isinstance(b, Tensor) else (b,) * count for b in own]
@@ -347,8 +377,15 @@ def _catch_signals():
         restore()
 
 
-def save_checkpoint(path: Path, model: nn.Module, momentum: dict[str, Tensor], step: int, history: History, identity: dict,
-                    average: AveragedModel | None = None) -> None:
+def save_checkpoint(
+    path: Path,
+    model: nn.Module,
+    momentum: dict[str, Tensor],
+    step: int,
+    history: History,
+    identity: dict,
+    average: AveragedModel | None = None,
+) -> None:
     """Write weights, momentum (by name of the weight), moving average, step and history to one safetensors file, atomically."""
     from safetensors.torch import save_file
 
@@ -360,8 +397,12 @@ def save_checkpoint(path: Path, model: nn.Module, momentum: dict[str, Tensor], s
         save_file(tensors, temporary, meta)
 
 
-def load_checkpoint(path: Path, model: nn.Module, identity: dict, average: AveragedModel | None = None,
-                    ) -> tuple[int, History, dict[str, Tensor]]:
+def load_checkpoint(
+    path: Path,
+    model: nn.Module,
+    identity: dict,
+    average: AveragedModel | None = None,
+) -> tuple[int, History, dict[str, Tensor]]:
     """Restore what `save_checkpoint` wrote; returns (steps done, history, momentum by name of the weight).
 
     Raises UserError where the file is damaged, or names the first setting in which its run differed from this one.
@@ -376,8 +417,11 @@ def load_checkpoint(path: Path, model: nn.Module, identity: dict, average: Avera
     theirs, ours = json.loads(meta["identity"]), json.loads(json.dumps(identity))
     for key in sorted(theirs.keys() | ours.keys()):
         if theirs.get(key) != ours.get(key):
-            raise UserError(f"cannot resume {path}: its run had {key} = {theirs.get(key)!r}, this one has "
-                            f"{ours.get(key)!r}; use the same settings, or another --out")
+            raise UserError(
+                f"cannot resume {path}: its run had {key} = {theirs.get(key)!r}, this one has "
+                f"{ours.get(key)!r}; use the same settings, or another --out"
+            )
+
     def of(prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 

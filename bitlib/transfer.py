@@ -1,4 +1,5 @@
 """From a pre-trained network to a new task: fine-tuning by the HyperRule, freezing, linear probe, few-shot protocol."""
+
 from __future__ import annotations
 
 import csv
@@ -36,7 +37,7 @@ def freeze(model: ResNetV2, until: str | None) -> ResNetV2:
     order = ("root", *STAGES, "norm", "head")
     if until is not None and until not in FREEZE_POINTS:
         raise ValueError(f"cannot freeze until {until!r}; choose one of {', '.join(FREEZE_POINTS)}, or None")
-    model.set_frozen(order[:order.index(until)] if until else ())
+    model.set_frozen(order[: order.index(until)] if until else ())
     return model
 
 
@@ -86,16 +87,23 @@ class Run:
         """Write model.safetensors, run.json and history.csv into the folder `out`; each appears whole or not at all."""
         out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
-        save_weights(self.model, out / "model.safetensors", {
-            "name": self.config["model"], "class_names": list(self.task.class_names), "crop": self.crop,
-            "task": self.task.name, "fingerprint": self.task.fingerprint})
+        save_weights(
+            self.model,
+            out / "model.safetensors",
+            {
+                "name": self.config["model"],
+                "class_names": list(self.task.class_names),
+                "crop": self.crop,
+                "task": self.task.name,
+                "fingerprint": self.task.fingerprint,
+            },
+        )
         with atomic_path(out / "history.csv") as path, open(path, "w", newline="") as f:
             columns = dict.fromkeys(key for row in self.history.rows for key in row)
             writer = csv.DictWriter(f, columns)
             writer.writeheader()
             writer.writerows(self.history.rows)
-        metrics = {"val_accuracy": self.val_accuracy, "test_accuracy": self.test_accuracy,
-                   "seconds": round(self.seconds, 2)}
+        metrics = {"val_accuracy": self.val_accuracy, "test_accuracy": self.test_accuracy, "seconds": round(self.seconds, 2)}
         write_json(out / "run.json", {**self.config, **metrics})
 
 
@@ -105,10 +113,23 @@ def write_json(path: str | Path, content: dict) -> None:
         Path(temporary).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf8")
 
 
-def finetune(model: ResNetV2, task: Task, rule: HyperRule | None = None, device: str | torch.device = "auto",
-             seed: int = 0, out: str | Path | None = None, *, precision: str = "fp32", micro_batches: int = 1,
-             compile: bool = False, ema: float = 0.0, shard: bool = False, resume: bool = False, checkpoint_every: int = 0,
-             progress: bool | str = True) -> Run:
+def finetune(
+    model: ResNetV2,
+    task: Task,
+    rule: HyperRule | None = None,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    out: str | Path | None = None,
+    *,
+    precision: str = "fp32",
+    micro_batches: int = 1,
+    compile: bool = False,
+    ema: float = 0.0,
+    shard: bool = False,
+    resume: bool = False,
+    checkpoint_every: int = 0,
+    progress: bool | str = True,
+) -> Run:
     """Fine-tune `model` on `task` by the HyperRule; the model is changed in place, with a new head of zeros.
 
     rule: None for `default_rule`. seed: order of the examples, crops, flips, MixUp. out: folder for the result and for a
@@ -116,19 +137,51 @@ def finetune(model: ResNetV2, task: Task, rule: HyperRule | None = None, device:
     keywords after it are those of `trainer.Settings`. The test split is looked at once, at the end. Raises UserError for
     unreadable data or settings.
     """
+
     def loss(net: nn.Module, x: Tensor, y: Tensor, y_other: Tensor, lam: float, indices: Tensor) -> Tensor:
         return mixup_loss(net(x), y, y_other, lam)
 
-    return _fit(model, task, rule, device, seed, out, loss, {"method": "finetune"}, precision=precision,
-                micro_batches=micro_batches, compile=compile, ema=ema, shard=shard, resume=resume,
-                checkpoint_every=checkpoint_every, progress=progress)
+    return _fit(
+        model,
+        task,
+        rule,
+        device,
+        seed,
+        out,
+        loss,
+        {"method": "finetune"},
+        precision=precision,
+        micro_batches=micro_batches,
+        compile=compile,
+        ema=ema,
+        shard=shard,
+        resume=resume,
+        checkpoint_every=checkpoint_every,
+        progress=progress,
+    )
 
 
-def distill(model: ResNetV2, teacher: nn.Module, task: Task, rule: HyperRule | None = None,
-            device: str | torch.device = "auto", seed: int = 0, out: str | Path | None = None, *, temperature: float = 1.0,
-            alpha: float = 1.0, consistent: bool = True, precision: str = "fp32", micro_batches: int = 1,
-            compile: bool = False, ema: float = 0.0, shard: bool = False, resume: bool = False, checkpoint_every: int = 0,
-            progress: bool | str = True) -> Run:
+def distill(
+    model: ResNetV2,
+    teacher: nn.Module,
+    task: Task,
+    rule: HyperRule | None = None,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    out: str | Path | None = None,
+    *,
+    temperature: float = 1.0,
+    alpha: float = 1.0,
+    consistent: bool = True,
+    precision: str = "fp32",
+    micro_batches: int = 1,
+    compile: bool = False,
+    ema: float = 0.0,
+    shard: bool = False,
+    resume: bool = False,
+    checkpoint_every: int = 0,
+    progress: bool | str = True,
+) -> Run:
     """Train `model` to imitate `teacher`, which already solves `task`; the student gets a new head of zeros.
 
     temperature, alpha: see `distill.distillation_loss`. consistent: the teacher sees what the student sees, the same crop,
@@ -136,12 +189,16 @@ def distill(model: ResNetV2, teacher: nn.Module, task: Task, rule: HyperRule | N
     MixUp must be off. The other arguments are those of `finetune`. Raises UserError where the teacher does not fit.
     """
     if teacher.num_classes != task.num_classes:
-        raise UserError(f"the teacher knows {teacher.num_classes} classes, {task.name} has {task.num_classes}; "
-                        "fine-tune the teacher on the same task first")
+        raise UserError(
+            f"the teacher knows {teacher.num_classes} classes, {task.name} has {task.num_classes}; "
+            "fine-tune the teacher on the same task first"
+        )
     rule = rule or default_rule(model, task)
     if not consistent and rule.mixup_alpha:
-        raise UserError(f"MixUp (alpha {rule.mixup_alpha}) needs a teacher that sees the mixed pictures; "
-                        "use consistent=True, or a rule adapted with alpha=0")
+        raise UserError(
+            f"MixUp (alpha {rule.mixup_alpha}) needs a teacher that sees the mixed pictures; "
+            "use consistent=True, or a rule adapted with alpha=0"
+        )
     device = pick_device(device)
     teacher = teacher.to(device, memory_format=memory_format(device, precision)).eval()
     fixed = None if consistent else predict_logits(teacher, task.train, rule.crop)
@@ -154,26 +211,81 @@ def distill(model: ResNetV2, teacher: nn.Module, task: Task, rule: HyperRule | N
         soft = distillation_loss(logits.float(), target.float(), temperature=temperature)
         return soft if alpha == 1 else alpha * soft + (1 - alpha) * mixup_loss(logits, y, y_other, lam)
 
-    config = {"method": "distill", "teacher": teacher.info.name, "temperature": temperature, "alpha": alpha,
-              "consistent": consistent}
-    return _fit(model, task, rule, device, seed, out, loss, config, precision=precision, micro_batches=micro_batches,
-                compile=compile, ema=ema, shard=shard, resume=resume, checkpoint_every=checkpoint_every, progress=progress)
+    config = {
+        "method": "distill",
+        "teacher": teacher.info.name,
+        "temperature": temperature,
+        "alpha": alpha,
+        "consistent": consistent,
+    }
+    return _fit(
+        model,
+        task,
+        rule,
+        device,
+        seed,
+        out,
+        loss,
+        config,
+        precision=precision,
+        micro_batches=micro_batches,
+        compile=compile,
+        ema=ema,
+        shard=shard,
+        resume=resume,
+        checkpoint_every=checkpoint_every,
+        progress=progress,
+    )
 
 
-def _fit(model: ResNetV2, task: Task, rule: HyperRule | None, device: str | torch.device, seed: int,
-         out: str | Path | None, loss, config: dict, *, precision: str, micro_batches: int,
-         compile: bool, ema: float, shard: bool, resume: bool, checkpoint_every: int, progress: bool | str) -> Run:
+def _fit(
+    model: ResNetV2,
+    task: Task,
+    rule: HyperRule | None,
+    device: str | torch.device,
+    seed: int,
+    out: str | Path | None,
+    loss,
+    config: dict,
+    *,
+    precision: str,
+    micro_batches: int,
+    compile: bool,
+    ema: float,
+    shard: bool,
+    resume: bool,
+    checkpoint_every: int,
+    progress: bool | str,
+) -> Run:
     """What fine-tuning and distillation share. loss(net, x, y, y_other, lam, indices of the pictures) -> mean loss."""
     rule = rule or default_rule(model, task)
     device = pick_device(device)
-    config = config | {
-        "model": model.info.name, "frozen": list(model.frozen), "task": task.name,
-        "fingerprint": task.fingerprint, "num_train": len(task.train), "seed": seed, "rule": rule.variant,
-        "adapted": rule.is_adapted, "steps": rule.total_steps, "warmup_steps": rule.warmup_steps,
-        "boundaries": list(rule.boundaries), "base_lr": rule.base_lr, "batch_size": rule.batch_size,
-        "momentum": rule.momentum, "weight_decay": rule.weight_decay, "mixup_alpha": rule.mixup_alpha,
-        "resize": rule.resize, "crop": rule.crop, "micro_batches": micro_batches, "precision": precision,
-    } | ({"ema": ema} if ema else {})
+    config = (
+        config
+        | {
+            "model": model.info.name,
+            "frozen": list(model.frozen),
+            "task": task.name,
+            "fingerprint": task.fingerprint,
+            "num_train": len(task.train),
+            "seed": seed,
+            "rule": rule.variant,
+            "adapted": rule.is_adapted,
+            "steps": rule.total_steps,
+            "warmup_steps": rule.warmup_steps,
+            "boundaries": list(rule.boundaries),
+            "base_lr": rule.base_lr,
+            "batch_size": rule.batch_size,
+            "momentum": rule.momentum,
+            "weight_decay": rule.weight_decay,
+            "mixup_alpha": rule.mixup_alpha,
+            "resize": rule.resize,
+            "crop": rule.crop,
+            "micro_batches": micro_batches,
+            "precision": precision,
+        }
+        | ({"ema": ema} if ema else {})
+    )
     started = time.perf_counter()
     images = task.train.prepare(rule.resize, device)
     layout = memory_format(device, precision)
@@ -185,15 +297,34 @@ def _fit(model: ResNetV2, task: Task, rule: HyperRule | None, device: str | torc
         indices = order(step)
         generator = generator_for(seed, "batch", step)
         pixels = augment(images.batch(indices, generator), rule.crop, generator, task.random_crop, task.random_flip)
-        mixed = mixup(to_input(pixels).contiguous(memory_format=layout),
-                      images.labels[indices].to(device), rule.mixup_alpha, generator)
+        mixed = mixup(
+            to_input(pixels).contiguous(memory_format=layout), images.labels[indices].to(device), rule.mixup_alpha, generator
+        )
         return *mixed, indices
 
-    settings = Settings(rule.total_steps, rule.lr, rule.momentum, rule.weight_decay, micro_batches, precision,
-                        checkpoint_every, compile=compile, ema=ema, shard=shard,
-                        prefetch=images.prefetch)
-    history = train(model, batch, loss, settings, checkpoint=Path(out) / "checkpoint" / "state.safetensors" if out else None,
-                    resume=resume, identity=config, progress=progress)
+    settings = Settings(
+        rule.total_steps,
+        rule.lr,
+        rule.momentum,
+        rule.weight_decay,
+        micro_batches,
+        precision,
+        checkpoint_every,
+        compile=compile,
+        ema=ema,
+        shard=shard,
+        prefetch=images.prefetch,
+    )
+    history = train(
+        model,
+        batch,
+        loss,
+        settings,
+        checkpoint=Path(out) / "checkpoint" / "state.safetensors" if out else None,
+        resume=resume,
+        identity=config,
+        progress=progress,
+    )
     return _finish(Run(model, task, config | environment(device), history), started, out)
 
 
@@ -202,8 +333,13 @@ def environment(device: torch.device) -> dict:
     from . import __version__
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
-    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__.split("+")[0],
-            "python": platform.python_version(), "bitlib": __version__}
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__.split("+")[0],
+        "python": platform.python_version(),
+        "bitlib": __version__,
+    }
 
 
 def _finish(run: Run, started: float, out: str | Path | None) -> Run:
@@ -222,12 +358,20 @@ def cache_features(model: ResNetV2, images: Images, side: int, mirrored: bool = 
 
     def features(x: Tensor) -> Tensor:
         return model.forward_head(model.forward_features(x.flip(3) if mirrored else x), pre_logits=True)
+
     with hold_standardized(standardized_convs(model)):
         return run_over(features, images, side, device)
 
 
-def linear_probe(model: ResNetV2, task: Task, rule: HyperRule | None = None, device: str | torch.device = "auto",
-                 out: str | Path | None = None, c: float = 1.0, mirror: bool = False) -> Run:
+def linear_probe(
+    model: ResNetV2,
+    task: Task,
+    rule: HyperRule | None = None,
+    device: str | torch.device = "auto",
+    out: str | Path | None = None,
+    c: float = 1.0,
+    mirror: bool = False,
+) -> Run:
     """Leave the network as it is and fit only its head, by logistic regression on cached features.
 
     The features are computed once and standardised, so this takes seconds and has no random part. c: inverse strength
@@ -256,8 +400,16 @@ def linear_probe(model: ResNetV2, task: Task, rule: HyperRule | None = None, dev
     with torch.no_grad():
         model.head.weight.copy_(weight / std)
         model.head.bias.copy_(bias - (weight / std) @ mean)
-    config = {"method": "linear_probe", "model": model.info.name, "task": task.name, "fingerprint": task.fingerprint,
-              "num_train": len(task.train), "c": c, "mirror": mirror, "crop": rule.crop}
+    config = {
+        "method": "linear_probe",
+        "model": model.info.name,
+        "task": task.name,
+        "fingerprint": task.fingerprint,
+        "num_train": len(task.train),
+        "c": c,
+        "mirror": mirror,
+        "crop": rule.crop,
+    }
     return _finish(Run(model.eval(), task, config | environment(device)), started, out)
 
 

@@ -3,6 +3,7 @@
 Owns names, formats and checks; `download` fetches. Nothing is ever unpickled. A file is checked as a whole before the
 first tensor of a model changes.
 """
+
 from __future__ import annotations
 
 import difflib
@@ -33,6 +34,7 @@ class WeightsError(UserError, ValueError):
 
 
 # --- the official .npz layout -----------------------------------------------------------------------------------------
+
 
 def npz_key(name: str) -> str:
     """The official file's name for a parameter: "stage1.unit01.a.conv.weight" ->
@@ -69,8 +71,10 @@ def _from_npz(name: str, array: np.ndarray) -> Tensor:
 
 def _check_group_norm(model: ResNetV2) -> None:
     if model.arch.norm != "gn" or not model.arch.standardize:
-        raise WeightsError("the official .npz layout holds group norm with weight standardisation only; "
-                           "use a network of that kind, or save_weights")
+        raise WeightsError(
+            "the official .npz layout holds group norm with weight standardisation only; "
+            "use a network of that kind, or save_weights"
+        )
 
 
 def load_npz(model: ResNetV2, path: str | Path) -> str:
@@ -107,8 +111,11 @@ def _reading(path: Path) -> Iterator[None]:
         raise WeightsError(f"{path} cannot be read ({error.strerror})") from None
     except Exception as error:
         text = (str(error) or type(error).__name__).splitlines()[0]
-        reason = ("it holds pickled objects, which could run any code" if "pickle" in text.lower()
-                  else f"damaged or cut short: {text}")
+        reason = (
+            "it holds pickled objects, which could run any code"
+            if "pickle" in text.lower()
+            else f"damaged or cut short: {text}"
+        )
         raise WeightsError(f"{path} is not a readable weight file ({reason}); get it again") from None
 
 
@@ -133,8 +140,11 @@ def _copy_npz(model: ResNetV2, path: Path, file) -> str:
     for found in file.files:
         key = re.sub(r"standardized_conv2d_\d+", "standardized_conv2d", found)
         if key not in wanted or key in keys:
-            raise WeightsError(f"{path} has the entry {found}, which this network lacks; is it a file of another architecture?"
-                               if key not in wanted else f"{path} has both {keys[key]} and {found}: one too many")
+            raise WeightsError(
+                f"{path} has the entry {found}, which this network lacks; is it a file of another architecture?"
+                if key not in wanted
+                else f"{path} has both {keys[key]} and {found}: one too many"
+            )
         keys[key] = found
     for key in wanted:
         if key not in keys:
@@ -155,8 +165,11 @@ def _copy_npz(model: ResNetV2, path: Path, file) -> str:
         if not keep_head:
             model.head.weight.zero_()
             model.head.bias.zero_()
-    return (f"head of {found_classes} classes loaded" if keep_head else
-            f"the file's head has {found_classes} classes; the new head of {model.num_classes} starts at zero")
+    return (
+        f"head of {found_classes} classes loaded"
+        if keep_head
+        else f"the file's head has {found_classes} classes; the new head of {model.num_classes} starts at zero"
+    )
 
 
 def save_npz(model: ResNetV2, path: str | Path) -> None:
@@ -170,6 +183,7 @@ def save_npz(model: ResNetV2, path: str | Path) -> None:
 
 # --- the course's own format ------------------------------------------------------------------------------------------
 
+
 def save_weights(model: ResNetV2, path: str | Path, meta: dict, dtype: torch.dtype = torch.float32) -> None:
     """Write weights, statistics, architecture and `meta` (JSON-able) to one .safetensors file, atomically.
 
@@ -178,13 +192,14 @@ def save_weights(model: ResNetV2, path: str | Path, meta: dict, dtype: torch.dty
     """
     from safetensors.torch import save_file
 
-    state = {name: (t.detach().to(dtype) if t.is_floating_point() else t.detach()).cpu().contiguous()
-             for name, t in model.state_dict().items()}
+    state = {
+        name: (t.detach().to(dtype) if t.is_floating_point() else t.detach()).cpu().contiguous()
+        for name, t in model.state_dict().items()
+    }
     for name, tensor in state.items():
         if dtype == torch.float16 and tensor.is_floating_point() and not tensor.isfinite().all():
             raise WeightsError(f"{name} holds numbers beyond {dtype}; store {Path(path).name} as float32")
-    header = {"bitlib": json.dumps({**meta, "arch": asdict(model.arch), "num_classes": model.num_classes},
-                                   ensure_ascii=False)}
+    header = {"bitlib": json.dumps({**meta, "arch": asdict(model.arch), "num_classes": model.num_classes}, ensure_ascii=False)}
     with atomic_path(Path(path)) as temporary:
         save_file(state, temporary, header)
 
@@ -226,6 +241,7 @@ def read_meta(path: str | Path) -> dict:
 
 # --- the registry -----------------------------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True)
 class ModelInfo:
     """What is known of a model without loading it.
@@ -262,16 +278,24 @@ def _official() -> dict[str, ModelInfo]:
     for scale, classes in OFFICIAL_CLASSES.items():
         for arch in ("R50x1", "R50x3", "R101x1", "R101x3", "R152x2", "R152x4"):
             name = f"BiT-{scale}-{arch}"
-            infos[name] = ModelInfo(name, ARCHS[arch], classes, "official", cache_dir() / "weights" / f"{name}.npz",
-                                    OFFICIAL_URL.format(name=name))
+            infos[name] = ModelInfo(
+                name, ARCHS[arch], classes, "official", cache_dir() / "weights" / f"{name}.npz", OFFICIAL_URL.format(name=name)
+            )
     return infos
 
 
 @functools.cache
 def _file_info(path: Path, source: str, _modified: float) -> ModelInfo:
     meta = read_meta(path)
-    return ModelInfo(meta.get("name") or path.stem, *_arch_of(meta), source, path,
-                     class_names=tuple(meta.get("class_names", ())), crop=meta.get("crop"), recipe=meta.get("recipe"))
+    return ModelInfo(
+        meta.get("name") or path.stem,
+        *_arch_of(meta),
+        source,
+        path,
+        class_names=tuple(meta.get("class_names", ())),
+        crop=meta.get("crop"),
+        recipe=meta.get("recipe"),
+    )
 
 
 def _course() -> dict[str, ModelInfo]:
@@ -304,8 +328,10 @@ def model_info(name: str) -> ModelInfo:
     if path.suffix == ".npz" and path.exists():
         if path.stem in _official():
             return replace(models[path.stem], source="file", path=path)
-        raise UserError(f"{path} does not say its architecture: rename it to its official name, such as BiT-M-R50x1.npz, "
-                        "or in Python give create_model an architecture and pretrained=PATH")
+        raise UserError(
+            f"{path} does not say its architecture: rename it to its official name, such as BiT-M-R50x1.npz, "
+            "or in Python give create_model an architecture and pretrained=PATH"
+        )
     if name in ARCHS:
         return ModelInfo(name, ARCHS[name], 1000, "architecture")
     close = difflib.get_close_matches(name, [*models, *ARCHS], 3, 0.4)
@@ -313,8 +339,13 @@ def model_info(name: str) -> ModelInfo:
     raise UserError(f"unknown model {name!r}; {hint}`bitlib models` lists them all")
 
 
-def create_model(name: str, num_classes: int | None = None, pretrained: bool | str | Path = False, seed: int = 0,
-                 device: str | torch.device | None = None) -> ResNetV2:
+def create_model(
+    name: str,
+    num_classes: int | None = None,
+    pretrained: bool | str | Path = False,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+) -> ResNetV2:
     """A network by name: official, the course's, an architecture ("small", "R50x1"), or the path of a weight file.
 
     num_classes: size of the head; None for the pre-trained one. pretrained: False for random weights drawn from `seed`;
@@ -353,12 +384,15 @@ def _load_state(model: ResNetV2, path: Path) -> None:
     if _arch_of(meta)[1] != model.num_classes:
         state |= {name: torch.zeros_like(own[name]) for name in ("head.weight", "head.bias")}
     for key in sorted(own.keys() ^ state.keys()):
-        raise WeightsError(f"{path} {'lacks' if key in own else 'has'} the entry {key}, "
-                           f"which this network {'needs' if key in own else 'lacks'}; is it of another architecture?")
+        raise WeightsError(
+            f"{path} {'lacks' if key in own else 'has'} the entry {key}, "
+            f"which this network {'needs' if key in own else 'lacks'}; is it of another architecture?"
+        )
     for key, tensor in own.items():
         if state[key].shape != tensor.shape:
-            raise WeightsError(f"{path}: {key} has the shape {tuple(state[key].shape)}, this network needs "
-                               f"{tuple(tensor.shape)}")
+            raise WeightsError(
+                f"{path}: {key} has the shape {tuple(state[key].shape)}, this network needs {tuple(tensor.shape)}"
+            )
         if not state[key].isfinite().all():
             raise WeightsError(f"{path}: {key} holds values that are not finite numbers; use another file")
     model.load_state_dict(state)

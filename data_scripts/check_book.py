@@ -2,6 +2,7 @@
 
 jupyter-book passes over both in silence. Prints one line a problem; exit status 1 if there is any.
 """
+
 import json
 import sys
 from pathlib import Path

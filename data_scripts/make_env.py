@@ -3,6 +3,7 @@
 A half-made or damaged environment, or one made for other requirements, is built again. Standard library only, and
 syntax that old Pythons can read, since its first job is to say that a Python is too old.
 """
+
 import hashlib
 import os
 import shutil
@@ -42,15 +43,19 @@ def is_ready():
 
 def main():
     if sys.version_info[:2] < OLDEST:
-        sys.exit("make: Python %d.%d or newer is needed, this is %s; try: make PYTHON=python3.12 ..."
-                 % (OLDEST + (sys.version.split()[0],)))
+        sys.exit(
+            "make: Python %d.%d or newer is needed, this is %s; try: make PYTHON=python3.12 ..."
+            % (OLDEST + (sys.version.split()[0],))
+        )
     if is_ready():
         return
     if os.path.exists(STAMP):
         os.remove(STAMP)
     # An environment that only lacks something keeps what it has; one whose Python is gone starts anew.
-    working = os.path.exists(PYTHON) and subprocess.call([PYTHON, "-m", "pip", "--version"],
-                                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
+    working = (
+        os.path.exists(PYTHON)
+        and subprocess.call([PYTHON, "-m", "pip", "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
+    )
     free = shutil.disk_usage(ROOT).free / 1e9
     if not working and free < DISK_GB:
         sys.exit("make: %.1f GB are free here, setting up takes %d GB; free some space" % (free, DISK_GB))

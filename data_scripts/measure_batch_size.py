@@ -5,6 +5,7 @@
 batch_size: one device with fewer and fewer pictures a step, and as many more steps; the learning rate goes with the batch.
 device_batch: a fixed batch spread over more and more devices. Interrupt it when you like; the same command goes on.
 """
+
 import argparse
 
 from record import Cells, record
@@ -16,8 +17,7 @@ from bitlib.trainer import pick_device
 
 TASK, PICTURES, LARGEST, LR = "glyphs-xs", 12_800, 64, 0.2
 SIZES, SEEDS = (2, 4, 16, 64), range(3)
-NORMS = {"bn": ("batch norm", "tiny-bn"), "gn": ("group norm", "tiny-gn"),
-         "gn_ws": ("group norm with WS", "tiny")}
+NORMS = {"bn": ("batch norm", "tiny-bn"), "gn": ("group norm", "tiny-gn"), "gn_ws": ("group norm with WS", "tiny")}
 
 
 def recipe(arch: str, batch_size: int, device_batch: int | None = None) -> Upstream:
@@ -33,27 +33,50 @@ def main():
     args = parser.parse_args()
     device, task, glyphs = pick_device(args.device), bitlib.load_task(args.task), args.task == TASK
     name = "batch_size" if glyphs else f"batch_size_{task.name}"
-    common = {"task": task.name, "fingerprint": task.fingerprint, "classes": task.num_classes, "n_test": len(task.test),
-              "pictures": PICTURES, "largest_batch": LARGEST, "lr": LR, "seeds": list(SEEDS), "shots": SIZES}
+    common = {
+        "task": task.name,
+        "fingerprint": task.fingerprint,
+        "classes": task.num_classes,
+        "n_test": len(task.test),
+        "pictures": PICTURES,
+        "largest_batch": LARGEST,
+        "lr": LR,
+        "seeds": list(SEEDS),
+        "shots": SIZES,
+    }
     cells = Cells(name, {k: v for k, v in common.items() if k not in ("seeds", "shots")})
 
     def accuracy(settings: Upstream, seed: int) -> float:
         return cells(f"{settings} {seed}", lambda: pretrain(task, settings, device, seed, progress=False).test_accuracy)
 
     with tqdm(total=(len(NORMS) + glyphs) * len(SIZES) * len(SEEDS), unit="run") as bar:
+
         def row(settings_of) -> dict[str, list[float]]:
             found = {}
             for size in reversed(SIZES):  # the quick ones first
                 found[str(size)] = [accuracy(settings_of(size), seed) for seed in SEEDS]
                 bar.update(len(SEEDS))
             return {str(size): found[str(size)] for size in SIZES}
+
         devices = row(lambda size: recipe("tiny-bn", LARGEST, size)) if glyphs else None
         steps = {key: row(lambda size, arch=arch: recipe(arch, size)) for key, (_, arch) in NORMS.items()}
     if devices:
-        record("device_batch", {**common, "axis": "pictures on each device", "column": "{}",
-                                "methods": {"bn": "batch norm"}, "bn": devices}, device)
-    record(name, {**common, "axis": "pictures in a step", "column": "{}",
-                  "methods": {key: label for key, (label, _) in NORMS.items()}, **steps}, device)
+        record(
+            "device_batch",
+            {**common, "axis": "pictures on each device", "column": "{}", "methods": {"bn": "batch norm"}, "bn": devices},
+            device,
+        )
+    record(
+        name,
+        {
+            **common,
+            "axis": "pictures in a step",
+            "column": "{}",
+            "methods": {key: label for key, (label, _) in NORMS.items()},
+            **steps,
+        },
+        device,
+    )
     cells.clear()
 
 

@@ -6,6 +6,7 @@ Five draws of the training pictures a cell, as in the paper; test pictures are l
 CIFAR-10 (data_scripts/prepare_data.py). With --methods only those are measured, and the others stay as they are in the
 files. Interrupt it when you like; the same command goes on where it stopped.
 """
+
 import argparse
 import json
 from dataclasses import replace
@@ -70,17 +71,33 @@ def main():
         trial = replace(task, test=task.val.subset(torch.arange(1)))
         penalty = {}
         for shots in tqdm(args.shots, "penalty", unit="shots"):
-            by_penalty = {c: fmean(cells(f"penalty {c} {shots} {seed}", lambda c=c, shots=shots, seed=seed: probed(
-                largest, trial, shots, seed, device, c).val_accuracy) for seed in range(100, 102)) for c in PENALTIES}
+            by_penalty = {
+                c: fmean(
+                    cells(
+                        f"penalty {c} {shots} {seed}",
+                        lambda c=c, shots=shots, seed=seed: probed(largest, trial, shots, seed, device, c).val_accuracy,
+                    )
+                    for seed in range(100, 102)
+                )
+                for c in PENALTIES
+            }
             penalty[shots] = max(by_penalty, key=by_penalty.get)
         new["head_c"] = {str(k): v for k, v in penalty.items()}
         arms["linear_probe"] = lambda task, shots, *a: probed(largest, task, shots, *a, penalty[shots])
     if "scratch" in args.methods:  # so does training from scratch with its learning rate
-        by_rate = {lr: fmean(cells(f"rate {lr} {seed}", lambda lr=lr, seed=seed: scratch(
-            largest, task, 10, seed, device, lr).val_accuracy) for seed in range(100, 102)) for lr in SCRATCH_RATES}
+        by_rate = {
+            lr: fmean(
+                cells(f"rate {lr} {seed}", lambda lr=lr, seed=seed: scratch(largest, task, 10, seed, device, lr).val_accuracy)
+                for seed in range(100, 102)
+            )
+            for lr in SCRATCH_RATES
+        }
         best = max(by_rate, key=by_rate.get)
-        new |= {"scratch_lr": best, "scratch_lr_validation": {str(k): v for k, v in by_rate.items()},
-                "scratch_steps": {str(k): SCRATCH_STEPS[k] for k in args.shots}}
+        new |= {
+            "scratch_lr": best,
+            "scratch_lr_validation": {str(k): v for k, v in by_rate.items()},
+            "scratch_steps": {str(k): SCRATCH_STEPS[k] for k in args.shots},
+        }
         arms["scratch"] = lambda *a: scratch(largest, *a, best)
     measured = {key: {} for key in arms}
     with tqdm(total=len(arms) * len(args.shots) * len(SEEDS), unit="run") as bar:
@@ -88,20 +105,45 @@ def main():
             for shots in args.shots:
                 measured[key][str(shots)] = []
                 for seed in SEEDS:
-                    accuracy = cells(f"{key} {shots} {seed}",
-                                     lambda run=run, shots=shots, seed=seed: run(task, shots, seed, device).test_accuracy)
+                    accuracy = cells(
+                        f"{key} {shots} {seed}",
+                        lambda run=run, shots=shots, seed=seed: run(task, shots, seed, device).test_accuracy,
+                    )
                     measured[key][str(shots)].append(accuracy)
                     bar.update()
-    common = {"task": task.name, "fingerprint": task.fingerprint, "shots": args.shots, "seeds": list(SEEDS),
-              "n_test": len(task.test), "recipe": recipe}
+    common = {
+        "task": task.name,
+        "fingerprint": task.fingerprint,
+        "shots": args.shots,
+        "seeds": list(SEEDS),
+        "n_test": len(task.test),
+        "recipe": recipe,
+    }
     commits = before.get("commits", dict.fromkeys(METHODS, before.get("commit"))) | dict.fromkeys(args.methods, commit())
-    record("cifar10", before | common | new | {
-        "model": largest, "methods": METHODS, "commits": commits,
-        **{key: measured[key] for key in METHODS if key in measured}}, device)
+    record(
+        "cifar10",
+        before
+        | common
+        | new
+        | {
+            "model": largest,
+            "methods": METHODS,
+            "commits": commits,
+            **{key: measured[key] for key in METHODS if key in measured},
+        },
+        device,
+    )
     if "finetune" in measured:
-        record("cifar10_scales", {**common, "methods": {name: name for name in args.models[::-1]},
-                                  largest: measured["finetune"],
-                                  **{name: measured[f"finetune_{name}"] for name in args.models[1:]}}, device)
+        record(
+            "cifar10_scales",
+            {
+                **common,
+                "methods": {name: name for name in args.models[::-1]},
+                largest: measured["finetune"],
+                **{name: measured[f"finetune_{name}"] for name in args.models[1:]},
+            },
+            device,
+        )
     cells.clear()
 
 

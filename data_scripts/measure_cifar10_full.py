@@ -6,6 +6,7 @@ Three seeds a cell (order, crops, flips, MixUp; random weights too, where traini
 chosen on validation pictures with a seed that is not reported; test pictures are looked at once a run, at its end. Needs
 CIFAR-10 (data_scripts/prepare_data.py). Interrupt it when you like; the same command goes on where it stopped.
 """
+
 import argparse
 from dataclasses import replace
 
@@ -20,8 +21,11 @@ MODEL, STUDENT, SEEDS = "photos-L", "tiny", range(3)
 STEPS, STUDENT_STEPS = (150, 600), (300, 1200)
 RATES = (0.03, 0.1, 0.3)
 RECIPE = {"batch_size": 128, "resolution": (36, 32)}
-METHODS = {"finetune": ("fine-tuned", True, 0.0), "finetune_mixup": ("fine-tuned, MixUp", True, 0.1),
-           "scratch": ("from scratch", False, 0.0)}
+METHODS = {
+    "finetune": ("fine-tuned", True, 0.0),
+    "finetune_mixup": ("fine-tuned, MixUp", True, 0.1),
+    "scratch": ("from scratch", False, 0.0),
+}
 STUDENTS = {"labels": "labels alone", "teacher": "the teacher alone"}
 
 
@@ -50,8 +54,19 @@ def main():
 
     rate = {}
     for pretrained in (True, False):
-        found = {lr: cells(f"rate {pretrained} {lr}", lambda *how: run(trial, *how).val_accuracy,
-                           pretrained, STEPS[0], lr, 0.0, 100, f"rate {lr}") for lr in RATES}
+        found = {
+            lr: cells(
+                f"rate {pretrained} {lr}",
+                lambda *how: run(trial, *how).val_accuracy,
+                pretrained,
+                STEPS[0],
+                lr,
+                0.0,
+                100,
+                f"rate {lr}",
+            )
+            for lr in RATES
+        }
         rate[pretrained] = max(found, key=found.get)
     measured = {key: {str(s): [] for s in STEPS} for key in METHODS}
     with tqdm(total=len(METHODS) * len(STEPS) * len(SEEDS), unit="run") as bar:
@@ -59,17 +74,56 @@ def main():
             for key, (_, pretrained, alpha) in METHODS.items():
                 for steps in STEPS:
                     title = f"{key} {steps} {seed}"
-                    measured[key][str(steps)].append(cells(title, lambda *how: run(task, *how).test_accuracy,
-                                                           pretrained, steps, rate[pretrained], alpha, seed, title))
+                    measured[key][str(steps)].append(
+                        cells(
+                            title,
+                            lambda *how: run(task, *how).test_accuracy,
+                            pretrained,
+                            steps,
+                            rate[pretrained],
+                            alpha,
+                            seed,
+                            title,
+                        )
+                    )
                     bar.update()
-    common = {"task": task.name, "fingerprint": task.fingerprint, "n_train": len(task.train), "n_test": len(task.test),
-              "seeds": list(SEEDS), "axis": "steps", "column": "{} steps", "batch_size": RECIPE["batch_size"]}
-    record("cifar10_full", {**common, "model": MODEL, "shots": STEPS, "lr": rate[True], "scratch_lr": rate[False],
-                            "methods": {key: label for key, (label, *_) in METHODS.items()}, **measured}, device)
+    common = {
+        "task": task.name,
+        "fingerprint": task.fingerprint,
+        "n_train": len(task.train),
+        "n_test": len(task.test),
+        "seeds": list(SEEDS),
+        "axis": "steps",
+        "column": "{} steps",
+        "batch_size": RECIPE["batch_size"],
+    }
+    record(
+        "cifar10_full",
+        {
+            **common,
+            "model": MODEL,
+            "shots": STEPS,
+            "lr": rate[True],
+            "scratch_lr": rate[False],
+            "methods": {key: label for key, (label, *_) in METHODS.items()},
+            **measured,
+        },
+        device,
+    )
 
     teacher = run(task, True, STEPS[-1], rate[True], 0.0, 0, "teacher")
-    found = {lr: cells(f"student rate {lr}", lambda *how: student(trial, *how).val_accuracy,
-                       "labels", STUDENT_STEPS[0], lr, 100, f"rate {lr}") for lr in RATES}
+    found = {
+        lr: cells(
+            f"student rate {lr}",
+            lambda *how: student(trial, *how).val_accuracy,
+            "labels",
+            STUDENT_STEPS[0],
+            lr,
+            100,
+            f"rate {lr}",
+        )
+        for lr in RATES
+    }
     best = max(found, key=found.get)
     students = {way: {str(s): [] for s in STUDENT_STEPS} for way in STUDENTS}
     with tqdm(total=len(STUDENTS) * len(STUDENT_STEPS) * len(SEEDS), unit="run") as bar:
@@ -77,13 +131,25 @@ def main():
             for way in STUDENTS:
                 for steps in STUDENT_STEPS:
                     title = f"student {way} {steps} {seed}"
-                    students[way][str(steps)].append(cells(title, lambda *how: student(task, *how).test_accuracy,
-                                                           way, steps, best, seed, title))
+                    students[way][str(steps)].append(
+                        cells(title, lambda *how: student(task, *how).test_accuracy, way, steps, best, seed, title)
+                    )
                     bar.update()
     small = bitlib.create_model(STUDENT, task.num_classes)
-    record("cifar10_student", {**common, "shots": STUDENT_STEPS, "lr": best, "teacher_accuracy": teacher.test_accuracy,
-                               "teacher_parameters": bitlib.count_parameters(teacher.model),
-                               "student_parameters": bitlib.count_parameters(small), "methods": STUDENTS, **students}, device)
+    record(
+        "cifar10_student",
+        {
+            **common,
+            "shots": STUDENT_STEPS,
+            "lr": best,
+            "teacher_accuracy": teacher.test_accuracy,
+            "teacher_parameters": bitlib.count_parameters(teacher.model),
+            "student_parameters": bitlib.count_parameters(small),
+            "methods": STUDENTS,
+            **students,
+        },
+        device,
+    )
     cells.clear()
 
 

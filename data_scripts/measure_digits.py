@@ -4,6 +4,7 @@
 Five draws of the training pictures a cell, as in the paper; test pictures are looked at once a run, at its end. Interrupt it
 when you like; the same command goes on where it stopped.
 """
+
 import argparse
 from functools import partial
 from statistics import fmean
@@ -55,19 +56,44 @@ def main():
         return {str(shots): [measured(key, run, shots, seed) for seed in SEEDS] for shots in SHOTS}
 
     # Scratch gets the rate that suits it best, on validation pictures and on draws that are not reported.
-    by_rate = {lr: fmean(measured(f"rate {lr}", lambda *how, lr=lr: scratch(task, device, lr, *how).val_accuracy, 5, seed)
-                         for seed in range(100, 103)) for lr in SCRATCH_RATES}
+    by_rate = {
+        lr: fmean(
+            measured(f"rate {lr}", lambda *how, lr=lr: scratch(task, device, lr, *how).val_accuracy, 5, seed)
+            for seed in range(100, 103)
+        )
+        for lr in SCRATCH_RATES
+    }
     best = max(by_rate, key=by_rate.get)
     scales = {name: row(name, partial(finetuned, name, task, device)) for name in SCALES}
-    methods = {"finetune": scales[MODEL], "linear_probe": row("linear_probe", partial(probed, task, device)),
-               "scratch": row("scratch", lambda *how: scratch(task, device, best, *how).test_accuracy)}
+    methods = {
+        "finetune": scales[MODEL],
+        "linear_probe": row("linear_probe", partial(probed, task, device)),
+        "scratch": row("scratch", lambda *how: scratch(task, device, best, *how).test_accuracy),
+    }
     bar.close()
-    common = {"task": task.name, "fingerprint": task.fingerprint, "shots": SHOTS, "seeds": list(SEEDS),
-              "n_test": len(task.test)}
+    common = {
+        "task": task.name,
+        "fingerprint": task.fingerprint,
+        "shots": SHOTS,
+        "seeds": list(SEEDS),
+        "n_test": len(task.test),
+    }
     rule = default_rule(bitlib.create_model(MODEL), task.few_shot(1))
     recipe = {"steps": rule.total_steps, "batch_size": rule.batch_size, "crop": rule.crop, "base_lr": rule.base_lr}
-    record("digits", {**common, "model": MODEL, "recipe": recipe, "methods": METHODS, "scratch_recipe": SCRATCH,
-                      "scratch_lr": best, "scratch_lr_validation": {str(k): v for k, v in by_rate.items()}, **methods}, device)
+    record(
+        "digits",
+        {
+            **common,
+            "model": MODEL,
+            "recipe": recipe,
+            "methods": METHODS,
+            "scratch_recipe": SCRATCH,
+            "scratch_lr": best,
+            "scratch_lr_validation": {str(k): v for k, v in by_rate.items()},
+            **methods,
+        },
+        device,
+    )
     record("digits_scales", {**common, "methods": {name: name for name in SCALES}, **scales}, device)
     cells.clear()
 

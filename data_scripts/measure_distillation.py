@@ -4,6 +4,7 @@
 fixed: the teacher judges every whole picture once. consistent: it sees the student's crops. function matching: and its
 MixUp, with a weight drawn evenly from 0 to 1. Interrupt it when you like; the same command goes on where it stopped.
 """
+
 import argparse
 from functools import partial
 from itertools import product
@@ -15,8 +16,11 @@ import bitlib
 from bitlib.trainer import pick_device
 
 TEACHER, STEPS, SEEDS = "glyphs-L", (100, 300, 1000), range(3)
-WAYS = {"fixed": ("fixed teacher", False, 0.0), "consistent": ("consistent teacher", True, 0.0),
-        "funmatch": ("function matching", True, 1.0)}  # Beta(1, 1) is the even distribution
+WAYS = {
+    "fixed": ("fixed teacher", False, 0.0),
+    "consistent": ("consistent teacher", True, 0.0),
+    "funmatch": ("function matching", True, 1.0),
+}  # Beta(1, 1) is the even distribution
 RECIPE = {"base_lr": 0.1, "batch_size": 32, "resolution": (36, 32)}
 
 
@@ -25,13 +29,22 @@ def main():
     parser.add_argument("--device", default="auto")
     device, task = pick_device(parser.parse_args().device), bitlib.load_task("digits")
     cells = Cells("distillation", {"task": task.fingerprint, "recipe": RECIPE, "models": weights_of([TEACHER])})
-    teacher = bitlib.finetune(bitlib.create_model(TEACHER, task.num_classes, pretrained=True), task.few_shot(10, 0), None,
-                              device, progress="teacher")
+    teacher = bitlib.finetune(
+        bitlib.create_model(TEACHER, task.num_classes, pretrained=True), task.few_shot(10, 0), None, device, progress="teacher"
+    )
 
     def accuracy(consistent: bool, alpha: float, steps: int, seed: int) -> float:
         rule = bitlib.HyperRule(len(task.train), (32, 32)).adapted(steps=steps, alpha=alpha, **RECIPE)
-        return bitlib.distill(bitlib.create_model("tiny", task.num_classes, seed=seed), teacher.model, task, rule, device, seed,
-                              consistent=consistent, progress=False).test_accuracy
+        return bitlib.distill(
+            bitlib.create_model("tiny", task.num_classes, seed=seed),
+            teacher.model,
+            task,
+            rule,
+            device,
+            seed,
+            consistent=consistent,
+            progress=False,
+        ).test_accuracy
 
     measured = {}
     with tqdm(total=len(WAYS) * len(STEPS) * len(SEEDS), unit="run") as bar:
@@ -41,10 +54,23 @@ def main():
                 run = partial(accuracy, consistent, alpha, steps, seed)
                 measured[key][str(steps)].append(cells(f"{key} {steps} {seed}", run))
                 bar.update()
-    record("distillation", {
-        "task": task.name, "fingerprint": task.fingerprint, "n_test": len(task.test), "seeds": list(SEEDS), "shots": STEPS,
-        "axis": "steps", "column": "{} steps", "recipe": RECIPE, "teacher": teacher.test_accuracy,
-        "methods": {key: label for key, (label, *_) in WAYS.items()}, **measured}, device)
+    record(
+        "distillation",
+        {
+            "task": task.name,
+            "fingerprint": task.fingerprint,
+            "n_test": len(task.test),
+            "seeds": list(SEEDS),
+            "shots": STEPS,
+            "axis": "steps",
+            "column": "{} steps",
+            "recipe": RECIPE,
+            "teacher": teacher.test_accuracy,
+            "methods": {key: label for key, (label, *_) in WAYS.items()},
+            **measured,
+        },
+        device,
+    )
     cells.clear()
 
 

@@ -3,6 +3,7 @@
     python data_scripts/measure_transfer_map.py
 Five draws of the training pictures a cell; test pictures are looked at once a run, at its end. Resumes where it stopped.
 """
+
 import argparse
 import json
 
@@ -38,15 +39,28 @@ def main():
         bar.update()
         return value
 
-    table = [[[[measured(name, start, shots, seed) for seed in SEEDS] for shots in SHOTS] for start in DEPTHS]
-             for name in SCALES]
+    table = [
+        [[[measured(name, start, shots, seed) for seed in SEEDS] for shots in SHOTS] for start in DEPTHS] for name in SCALES
+    ]
     bar.close()
     scratch = json.loads((RESULTS / "digits.json").read_text())["scratch"]
-    record("transfer_map", {"task": task.name, "fingerprint": task.fingerprint, "n_test": len(task.test),
-                            "seeds": list(SEEDS), "n_seeds": len(SEEDS), "models": list(SCALES),
-                            "scales": list(SCALES.values()),
-                            "depths": list(DEPTHS.values()), "shots": SHOTS, "accuracy": table,
-                            "scratch": [scratch[str(k)] for k in SHOTS]}, device)
+    record(
+        "transfer_map",
+        {
+            "task": task.name,
+            "fingerprint": task.fingerprint,
+            "n_test": len(task.test),
+            "seeds": list(SEEDS),
+            "n_seeds": len(SEEDS),
+            "models": list(SCALES),
+            "scales": list(SCALES.values()),
+            "depths": list(DEPTHS.values()),
+            "shots": SHOTS,
+            "accuracy": table,
+            "scratch": [scratch[str(k)] for k in SHOTS],
+        },
+        device,
+    )
     cells.clear()
 
 

@@ -1,8 +1,9 @@
 """Have a data set ready in the cache (BITLIB_HOME): downloaded from its official address and verified, or from a folder.
 
-    python data_scripts/prepare_data.py tiny-imagenet
-    python data_scripts/prepare_data.py cifar10 --folder PATH     (PATH/train/CLASS/*, PATH/test/CLASS/*)
+python data_scripts/prepare_data.py tiny-imagenet
+python data_scripts/prepare_data.py cifar10 --folder PATH     (PATH/train/CLASS/*, PATH/test/CLASS/*)
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -27,8 +28,10 @@ def main() -> None:
     except UserError as error:
         print(f"prepare_data: {error}", file=sys.stderr)
         sys.exit(2)
-    print(f"{task.name} is ready in {cache_dir() / 'data'}: {len(task.train)} pictures for training, {len(task.val)} for "
-          f"validation, {len(task.test)} for the test, {task.num_classes} classes, fingerprint {task.fingerprint}")
+    print(
+        f"{task.name} is ready in {cache_dir() / 'data'}: {len(task.train)} pictures for training, {len(task.val)} for "
+        f"validation, {len(task.test)} for the test, {task.num_classes} classes, fingerprint {task.fingerprint}"
+    )
 
 
 if __name__ == "__main__":

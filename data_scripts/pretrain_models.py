@@ -7,6 +7,7 @@
 Interrupt it when you like; the same command goes on where it stopped. The photos-* models need Tiny-ImageNet
 (data_scripts/prepare_data.py).
 """
+
 import argparse
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,8 +47,10 @@ MODELS = {
     "photos-L-bn": Spec("tiny-imagenet-l", Upstream(arch="medium-bn", steps=14_000), "bf16"),
 }
 # How the HyperRule is adapted to these models; bitlib.transfer.recipe_for reads it.
-RECIPES = {"glyphs": {"shrink": 10, "batch_size": 32, "base_lr": 0.03, "resolution": [36, 32]},
-           "photos": {"shrink": 5, "batch_size": 32, "base_lr": 0.03, "resolution": [36, 32]}}
+RECIPES = {
+    "glyphs": {"shrink": 10, "batch_size": 32, "base_lr": 0.03, "resolution": [36, 32]},
+    "photos": {"shrink": 5, "batch_size": 32, "base_lr": 0.03, "resolution": [36, 32]},
+}
 
 CARD = """# {name}
 
@@ -97,12 +100,16 @@ def describe(task: bitlib.Task, name: str) -> dict[str, str]:
     counts = f"{task.num_classes:,} classes, {len(task.train):,} pictures"
     if name.startswith("glyphs"):
         counts = f"{task.num_classes:,} characters of the fonts that matplotlib ships, {len(task.train):,} glyphs"
-        splits = [f"{len(s):,} glyphs in {FONTS[f]}, a font that training never saw"
-                  for s, f in ((task.val, VAL_FONT), (task.test, TEST_FONT))]
+        splits = [
+            f"{len(s):,} glyphs in {FONTS[f]}, a font that training never saw"
+            for s, f in ((task.val, VAL_FONT), (task.test, TEST_FONT))
+        ]
         about = GLYPHS_ABOUT.format(held_out=" and ".join(s.capitalize() for s in HELD_OUT_SCRIPTS))
     else:
-        splits = [f"{len(task.val):,} pictures set aside from the training set, {VAL_PER_CLASS} of each class",
-                  f"the {len(task.test):,} official validation pictures"]
+        splits = [
+            f"{len(task.val):,} pictures set aside from the training set, {VAL_PER_CLASS} of each class",
+            f"the {len(task.test):,} official validation pictures",
+        ]
         about = PHOTOS_ABOUT
     return {"upstream": counts, "val_set": splits[0], "test_set": splits[1], "about": about}
 
@@ -116,17 +123,38 @@ def run(name: str, steps: int | None, device: str, again: bool) -> None:
     result = pretrain(task, recipe, device, checkpoint=state, resume=True, progress=label, precision=spec.precision)
     model = result.model
     if not again:
-        bitlib.save_weights(model, PACKAGE / f"{name}.safetensors", {
-            "name": name, "class_names": list(task.class_names), "crop": recipe.side, "task": task.name,
-            "fingerprint": task.fingerprint, "recipe": RECIPES[name.partition("-")[0]]}, dtype=torch.float16)
+        bitlib.save_weights(
+            model,
+            PACKAGE / f"{name}.safetensors",
+            {
+                "name": name,
+                "class_names": list(task.class_names),
+                "crop": recipe.side,
+                "task": task.name,
+                "fingerprint": task.fingerprint,
+                "recipe": RECIPES[name.partition("-")[0]],
+            },
+            dtype=torch.float16,
+        )
     total = bitlib.count_parameters(model)
-    facts = {"val": result.val_accuracy, "test": result.test_accuracy, "seed": 0, "precision": spec.precision,
-             **asdict(recipe)}
+    facts = {"val": result.val_accuracy, "test": result.test_accuracy, "seed": 0, "precision": spec.precision, **asdict(recipe)}
     device = next(model.parameters()).device
-    record(f"pretrain_{label}", {
-        "model": name, "task": task.name, "fingerprint": task.fingerprint, "classes": task.num_classes,
-        "n_train": len(task.train), "n_val": len(task.val), "n_test": len(task.test), **facts, "parameters": total,
-        "minutes": round(result.history.seconds / 60, 1)}, device)
+    record(
+        f"pretrain_{label}",
+        {
+            "model": name,
+            "task": task.name,
+            "fingerprint": task.fingerprint,
+            "classes": task.num_classes,
+            "n_train": len(task.train),
+            "n_val": len(task.val),
+            "n_test": len(task.test),
+            **facts,
+            "parameters": total,
+            "minutes": round(result.history.seconds / 60, 1),
+        },
+        device,
+    )
     print(f"{label}: validation {result.val_accuracy:.4f}, test {result.test_accuracy:.4f}")
     if again:
         state.unlink()  # or the next time would find the work done
@@ -137,18 +165,32 @@ def run(name: str, steps: int | None, device: str, again: bool) -> None:
     if arch.norm == "bn":
         kind = f"A ResNet-v2 with batch norm, the twin of {name.removesuffix('-bn')} for comparisons,"
         norm = "batch norm, plain convolutions"
-    (PACKAGE / f"{name}.md").write_text(CARD.format(
-        name=name, task=task.name, kind=kind, norm=norm, units="-".join(map(str, arch.units)), root_width=arch.root_width,
-        params=total, backbone=total - bitlib.count_parameters(model.head), minutes=result.history.seconds / 60,
-        **facts, **describe(task, name), **environment(device)), "utf8")
+    (PACKAGE / f"{name}.md").write_text(
+        CARD.format(
+            name=name,
+            task=task.name,
+            kind=kind,
+            norm=norm,
+            units="-".join(map(str, arch.units)),
+            root_width=arch.root_width,
+            params=total,
+            backbone=total - bitlib.count_parameters(model.head),
+            minutes=result.history.seconds / 60,
+            **facts,
+            **describe(task, name),
+            **environment(device),
+        ),
+        "utf8",
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="MODEL", help=f"which: {', '.join(MODELS)}")
     parser.add_argument("--steps", type=int, help="another number of steps, to try things out")
-    parser.add_argument("--again", action="store_true",
-                        help="leave weights and card as they are, and write results/pretrain_MODEL_again.json")
+    parser.add_argument(
+        "--again", action="store_true", help="leave weights and card as they are, and write results/pretrain_MODEL_again.json"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, help="CPU threads; the cards say with how many each was trained")
     args = parser.parse_args()

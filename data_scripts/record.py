@@ -1,4 +1,5 @@
 """Where and with what a figure was measured: every results/*.json ends with this. Resuming long measurements."""
+
 import hashlib
 import json
 import subprocess
@@ -15,8 +16,10 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 def commit() -> str:
     """The commit of the code, with "+" where files differ from it; "" outside a repository."""
+
     def git(*args):
         return subprocess.run(["git", *args], cwd=RESULTS.parent, capture_output=True, text=True).stdout.strip()
+
     return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", "bitlib") else "")
 
 

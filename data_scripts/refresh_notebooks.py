@@ -1,9 +1,10 @@
 """Bring the notebooks up to date: exercise stubs from their solutions, the repository's address, and all outputs.
 
-    python data_scripts/refresh_notebooks.py                 all of them
-    python data_scripts/refresh_notebooks.py 01_quickstart   one
-    python data_scripts/refresh_notebooks.py --check         only say which stubs or addresses are out of date
+python data_scripts/refresh_notebooks.py                 all of them
+python data_scripts/refresh_notebooks.py 01_quickstart   one
+python data_scripts/refresh_notebooks.py --check         only say which stubs or addresses are out of date
 """
+
 import re
 import sys
 import time
@@ -23,7 +24,7 @@ def stub_of(solution: str) -> str:
     for line in solution.splitlines():
         if line.strip() == BEGIN:
             inside = True
-            indent = line[:len(line) - len(line.lstrip())]
+            indent = line[: len(line) - len(line.lstrip())]
             lines += [f"{indent}# your turn", f"{indent}raise NotImplementedError"]
         elif line.strip() == END:
             inside = False
@@ -43,8 +44,11 @@ def renew(notebook) -> None:
     solutions = {c.metadata["exercise"]: c.source for c in notebook.cells if "solution" in c.metadata.get("tags", ())}
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number:02d}"
-        cell.source = re.sub(r"(github\.com/|colab\.research\.google\.com/github/)[\w-]+/[\w.-]+?(?=[/\"\s)])",
-                             lambda m: m[1] + address(), cell.source)
+        cell.source = re.sub(
+            r"(github\.com/|colab\.research\.google\.com/github/)[\w-]+/[\w.-]+?(?=[/\"\s)])",
+            lambda m: m[1] + address(),
+            cell.source,
+        )
         if "exercise" in cell.metadata.get("tags", ()):
             cell.source = stub_of(solutions[cell.metadata["exercise"]])
 
@@ -67,13 +71,21 @@ def execute(notebook, folder: Path) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}},
-                   store_widget_state=False, record_timing=False).execute()
+    NotebookClient(
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+        store_widget_state=False,
+        record_timing=False,
+    ).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = joined([o for o in cell.outputs if o.get("name") != "stderr"])
-    notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
-                         "language_info": {"name": "python"}}
+    notebook.metadata = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+        "language_info": {"name": "python"},
+    }
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
 """Fetch the scripts that the website serves itself, at fixed versions, and write down what they are.
 
-    python data_scripts/vendor_web.py            fetch again (needs npm)
-    python data_scripts/vendor_web.py --check    compare the files with the manifest (needs nothing)
+python data_scripts/vendor_web.py            fetch again (needs npm)
+python data_scripts/vendor_web.py --check    compare the files with the manifest (needs nothing)
 """
+
 import gzip
 import hashlib
 import json
@@ -16,13 +17,25 @@ from pathlib import Path
 VENDOR = Path(__file__).resolve().parent.parent / "book" / "static" / "vendor"
 MANIFEST = VENDOR / "manifest.json"
 PACKAGES = {  # folder: (npm package and version, licence, files: path in the package -> path in the folder)
-    "mathjax": ("mathjax@3.2.2", "Apache-2.0", {
-        "package/es5/tex-mml-chtml.js": "tex-mml-chtml.js", "package/LICENSE": "LICENSE",
-        "package/es5/output/chtml/fonts/woff-v2/": "output/chtml/fonts/woff-v2/"}),
+    "mathjax": (
+        "mathjax@3.2.2",
+        "Apache-2.0",
+        {
+            "package/es5/tex-mml-chtml.js": "tex-mml-chtml.js",
+            "package/LICENSE": "LICENSE",
+            "package/es5/output/chtml/fonts/woff-v2/": "output/chtml/fonts/woff-v2/",
+        },
+    ),
     # The only build that runs without cross-origin isolation. Kept gzipped: a quarter of the size, and pages unpack it.
-    "ort": ("onnxruntime-web@1.30.0", "MIT", {
-        "package/dist/ort.wasm.bundle.min.mjs": "ort.wasm.bundle.min.mjs", "package/package.json": "package.json",
-        "package/dist/ort-wasm-simd-threaded.wasm": "ort-wasm-simd-threaded.wasm.gz"}),
+    "ort": (
+        "onnxruntime-web@1.30.0",
+        "MIT",
+        {
+            "package/dist/ort.wasm.bundle.min.mjs": "ort.wasm.bundle.min.mjs",
+            "package/package.json": "package.json",
+            "package/dist/ort-wasm-simd-threaded.wasm": "ort-wasm-simd-threaded.wasm.gz",
+        },
+    ),
 }
 
 
@@ -36,8 +49,11 @@ def fetch() -> None:
         target = VENDOR / folder
         shutil.rmtree(target, ignore_errors=True)
         with tempfile.TemporaryDirectory() as temporary:
-            name = subprocess.run(["npm", "pack", "--silent", package], cwd=temporary, check=True, text=True,
-                                  capture_output=True).stdout.strip().splitlines()[-1]
+            name = (
+                subprocess.run(["npm", "pack", "--silent", package], cwd=temporary, check=True, text=True, capture_output=True)
+                .stdout.strip()
+                .splitlines()[-1]
+            )
             with tarfile.open(Path(temporary) / name) as archive:
                 for member in archive.getmembers():
                     for source, place in wanted.items():

@@ -1,4 +1,5 @@
 """Fixtures of the browser tests: the built website on a local server, and pages that see no other host."""
+
 import functools
 import http.server
 import os
@@ -18,8 +19,14 @@ def browser_path() -> str | None:
 @pytest.fixture(scope="session")
 def site():
     """The address of a server of the built pages, under a sub-path as on GitHub Pages."""
-    missing = [what for what, there in (("the built book (make book)", (HTML / "index.html").exists()),
-                                        ("a Chromium browser", browser_path())) if not there]
+    missing = [
+        what
+        for what, there in (
+            ("the built book (make book)", (HTML / "index.html").exists()),
+            ("a Chromium browser", browser_path()),
+        )
+        if not there
+    ]
     if missing:
         if os.environ.get("BITLIB_REQUIRE_BROWSER"):
             pytest.fail(f"missing: {', '.join(missing)}")
@@ -31,6 +38,7 @@ def site():
 
         def translate_path(self, path):
             return super().translate_path(path.removeprefix("/course"))
+
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(HTML)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/course"
@@ -42,9 +50,17 @@ def browser(site):
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser_path(), args=[
-            "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-            "--disable-sync", "--no-first-run"])
+        chromium = playwright.chromium.launch(
+            executable_path=browser_path(),
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+                "--no-first-run",
+            ],
+        )
         yield chromium
         chromium.close()
 
@@ -67,6 +83,7 @@ def visit(site, browser):
                 return route.continue_()
             page.problems.append(f"outside request: {route.request.url}")
             route.abort()
+
         context.route("**/*", guard)
         page.on("console", lambda m: m.type in ("error", "warning") and page.problems.append(f"console: {m.text}"))
         page.on("pageerror", lambda e: page.problems.append(f"script error: {e}"))
@@ -75,6 +92,7 @@ def visit(site, browser):
         page.goto(f"{base}/{path}.html{mark}{query}")
         page.wait_for_load_state("networkidle")
         return page
+
     yield open_page
     for context in contexts:
         context.close()

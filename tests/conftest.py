@@ -1,4 +1,5 @@
 """Shared by all tests: one thread of work where numbers are compared, and small networks and tasks."""
+
 from __future__ import annotations
 
 import pytest
@@ -28,5 +29,12 @@ def toy_task(train: int = 24, classes: int = 3, side: int = 12, seed: int = 0) -
         images[torch.arange(n), labels % 3] += 100
         return ArrayImages(images.to(torch.uint8), labels)
 
-    return Task("toy", split(train), split(12), split(12), tuple("abcdefgh"[:classes]), (side, side),
-                fingerprint=f"toy-{train}-{classes}-{side}-{seed}")
+    return Task(
+        "toy",
+        split(train),
+        split(12),
+        split(12),
+        tuple("abcdefgh"[:classes]),
+        (side, side),
+        fingerprint=f"toy-{train}-{classes}-{side}-{seed}",
+    )

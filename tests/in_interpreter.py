@@ -2,6 +2,7 @@
 
 Writes {case: [[largest difference, largest value], ...]} as JSON, for the output and the gradients of x, weight and bias.
 """
+
 import json
 import sys
 
@@ -34,8 +35,11 @@ def compare(shape, dtype) -> list:
 
 
 def main():
-    report = {f"{shape} {dtype}": compare(shape, dtype)
-              for shape in SHAPES for dtype in (torch.float32, torch.bfloat16, torch.float16)}
+    report = {
+        f"{shape} {dtype}": compare(shape, dtype)
+        for shape in SHAPES
+        for dtype in (torch.float32, torch.bfloat16, torch.float16)
+    }
     nan = torch.zeros(1, 8, 2, 2)
     nan[0, 0, 0, 0] = float("nan")
     report["nan"] = GroupNormReLU.apply(nan, torch.ones(8), torch.zeros(8), 4, 1e-5).isnan().flatten(2).all(2)[0].tolist()

@@ -3,6 +3,7 @@
     killed.py FOLDER KILLS      prints, as JSON, how many steps were saved after each kill
 The children are forked before any work was done, so that each starts at once.
 """
+
 import json
 import math
 import os

@@ -1,4 +1,5 @@
 """How things are timed: turns, medians, what is kept, what does not fit. Not how fast they are."""
+
 import json
 import time
 
@@ -7,9 +8,9 @@ import torch
 from conftest import TINY, TINY_BN
 from torch import nn
 
-from bitlib import bench
-from bitlib.bench import Case, Contestant, contestants, kept_for_backward, run_case, spread, table, take_turns
 from bitlib.cli import main
+from bitlib.course import bench
+from bitlib.course.bench import Case, Contestant, contestants, kept_for_backward, run_case, spread, table, take_turns
 from bitlib.norm import standardized_convs
 from bitlib.resnet import ResNetV2
 
@@ -44,6 +45,7 @@ def test_operations_of_a_known_network():
     class One(nn.Conv2d):
         def forward(self, x):
             return super().forward(x).mean((2, 3))
+
     who = Contestant("conv", lambda: One(3, 1000, 1))
     runner = bench._Runner(who, Case("infer", 8, 2), CPU)
     assert runner.count() == 2 * 2 * 8 * 8 * 3 * 1000  # a multiplication and an addition a weight and pixel
@@ -76,6 +78,7 @@ def test_out_of_memory_leaves_a_row_without_figures():
 
         def forward(self, x):
             raise torch.OutOfMemoryError("CUDA out of memory")
+
     case = Case("infer", 32, 2)
     rows = run_case(case, CPU, 2, [Contestant("huge", Huge), *SMALL], progress=False)
     assert rows[0].seconds is None and rows[1].seconds and rows[1].ratio is None
@@ -93,8 +96,28 @@ def test_who_takes_part():
 def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "contestants", lambda: SMALL)
     file = tmp_path / "bench.json"
-    assert main(["bench", "--device", "cpu", "--side", "32", "--batch-size", "2", "3", "--precision", "fp32", "--rounds", "2",
-                 "--quiet", "--json", str(file)]) == 0
+    assert (
+        main(
+            [
+                "bench",
+                "--device",
+                "cpu",
+                "--side",
+                "32",
+                "--batch-size",
+                "2",
+                "3",
+                "--precision",
+                "fp32",
+                "--rounds",
+                "2",
+                "--quiet",
+                "--json",
+                str(file),
+            ]
+        )
+        == 0
+    )
     data = json.loads(file.read_text())
     assert [(c["mode"], c["batch_size"]) for c in data["cases"]] == [("train", 2), ("train", 3), ("infer", 2), ("infer", 3)]
     assert data["torch"] == torch.__version__.split("+")[0] and "images/s" in capsys.readouterr().out

@@ -2,9 +2,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from bitlib import plots
-from bitlib.check import ClaimFailed, Exercise, claim
-from bitlib.exercises import EXERCISES
+from bitlib.course import plots
+from bitlib.course.check import ClaimFailed, Exercise, claim
+from bitlib.course.exercises import EXERCISES
 
 
 def test_claim(capsys):
@@ -19,8 +19,13 @@ def test_hints_climb_and_stay_on_the_last(capsys):
 
     def empty(x):
         raise NotImplementedError
-    for answer, expected in ((empty, "still empty\nhint 1 of 3: one"), (lambda x: x, "should double its input\nhint 2 of 3"),
-                             (lambda x: x / 0, "stopped with ZeroDivisionError"), (lambda x: x, "hint 3 of 3: three")):
+
+    for answer, expected in (
+        (empty, "still empty\nhint 1 of 3: one"),
+        (lambda x: x, "should double its input\nhint 2 of 3"),
+        (lambda x: x / 0, "stopped with ZeroDivisionError"),
+        (lambda x: x, "hint 3 of 3: three"),
+    ):
         assert not exercise.passes(answer)
         assert expected in capsys.readouterr().out
     assert exercise.passes(lambda x: 2 * x)

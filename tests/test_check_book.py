@@ -1,4 +1,5 @@
 """The check after the build finds what jupyter-book passes over."""
+
 import json
 
 import pytest

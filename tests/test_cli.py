@@ -1,4 +1,5 @@
 """The command line as a user calls it: a process of its own, its output, its exit status, what it leaves behind."""
+
 import csv
 import json
 import os
@@ -21,8 +22,9 @@ QUICK = ["--steps", "6", "--batch-size", "8", "--quiet", "--device", "cpu"]
 
 
 def call(*args, cwd=None, **kwargs) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "bitlib", *map(str, args)], capture_output=True, text=True, cwd=cwd,
-                          timeout=300, **kwargs)
+    return subprocess.run(
+        [sys.executable, "-m", "bitlib", *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=300, **kwargs
+    )
 
 
 def test_finetune_evaluate_predict_as_processes(tmp_path):
@@ -48,8 +50,10 @@ def test_finetune_evaluate_predict_as_processes(tmp_path):
 def test_command_line_and_library_give_the_same_numbers(tmp_path, capsys):
     for seed in (0, 1):
         out = tmp_path / str(seed)
-        assert main(["finetune", "digits", "--model", "glyphs-L", "--shots", "1", "--seed", str(seed), "--out", str(out),
-                     *QUICK]) == 0
+        assert (
+            main(["finetune", "digits", "--model", "glyphs-L", "--shots", "1", "--seed", str(seed), "--out", str(out), *QUICK])
+            == 0
+        )
         task = bitlib.load_task("digits", shots=1, seed=seed)
         model = bitlib.create_model("glyphs-L", 10, pretrained=True)
         rule = bitlib.transfer.default_rule(model, task).adapted(steps=6, batch_size=8)
@@ -68,27 +72,39 @@ def one_class(root):
     (root / "dogs").rmdir()
 
 
-@pytest.mark.parametrize("spoil, extra, message", [
-    (broken_picture, [], "cats/3.jpg is not a readable image"),
-    (lambda root: (root / "birds").mkdir(), [], "birds holds no pictures"),
-    (one_class, [], "holds 1 class folder"),
-    (None, ["--model", "BiT-M-R50x2"], "unknown model 'BiT-M-R50x2'; did you mean"),
-    (None, ["--lr", "-1"], "base_lr is -1.0"),
-    (None, ["--device", "tpu"], "unknown device 'tpu'"),
-    (None, ["--shots", "50"], "fewer than the 50 shots"),
-    (None, ["--freeze", "stage9"], "cannot freeze until 'stage9'"),
-    (None, ["--steps", "zero"], "'zero' is not a whole number above 0"),
-    (None, ["--precision", "fp8"], "invalid choice: 'fp8'"),
-    (None, ["--ema", "1"], "ema is 1.0"),
-    (None, ["--shard", "--ema", "0.9"], "can neither be compiled nor averaged"),
-])
+@pytest.mark.parametrize(
+    "spoil, extra, message",
+    [
+        (broken_picture, [], "cats/3.jpg is not a readable image"),
+        (lambda root: (root / "birds").mkdir(), [], "birds holds no pictures"),
+        (one_class, [], "holds 1 class folder"),
+        (None, ["--model", "BiT-M-R50x2"], "unknown model 'BiT-M-R50x2'; did you mean"),
+        (None, ["--lr", "-1"], "base_lr is -1.0"),
+        (None, ["--device", "tpu"], "unknown device 'tpu'"),
+        (None, ["--shots", "50"], "fewer than the 50 shots"),
+        (None, ["--freeze", "stage9"], "cannot freeze until 'stage9'"),
+        (None, ["--steps", "zero"], "'zero' is not a whole number above 0"),
+        (None, ["--precision", "fp8"], "invalid choice: 'fp8'"),
+        (None, ["--ema", "1"], "ema is 1.0"),
+        (None, ["--shard", "--ema", "0.9"], "can neither be compiled nor averaged"),
+    ],
+)
 def test_mistakes_give_one_line_status_2_and_nothing_on_disk(tmp_path, capsys, spoil, extra, message):
     photos, out = make_folder(tmp_path / "photos"), tmp_path / "out"
     if spoil:
         spoil(photos)
     try:
-        status = main(["finetune", str(photos), "--out", str(out), *([] if "--model" in extra else ["--model", "glyphs-S"]),
-                       *QUICK, *extra])
+        status = main(
+            [
+                "finetune",
+                str(photos),
+                "--out",
+                str(out),
+                *([] if "--model" in extra else ["--model", "glyphs-S"]),
+                *QUICK,
+                *extra,
+            ]
+        )
     except SystemExit as stop:  # argparse's own way out
         status = stop.code
     captured = capsys.readouterr()
@@ -114,8 +130,9 @@ def test_unwritable_out(tmp_path, capsys, where):
     assert "cannot write to" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content, message", [("cut", "not a readable weight file"), ("pickle", "pickled objects"),
-                                              ("other", "has the entry a")])
+@pytest.mark.parametrize(
+    "content, message", [("cut", "not a readable weight file"), ("pickle", "pickled objects"), ("other", "has the entry a")]
+)
 def test_unusable_weight_files(tmp_path, capsys, monkeypatch, content, message):
     """A file that lies where the official weights would."""
     monkeypatch.setenv("BITLIB_HOME", str(tmp_path / "home"))
@@ -125,6 +142,7 @@ def test_unusable_weight_files(tmp_path, capsys, monkeypatch, content, message):
         np.savez(file, **{"resnet/head/conv2d/bias": np.array([{"a": pickle.dumps(1)}], dtype=object)})
         # Every other entry is asked for first, so give it those as objects as well.
         from bitlib.weights import npz_key
+
         names = [npz_key(n) for n, _ in bitlib.create_model("R50x1", 2).named_parameters()]
         np.savez(file, **{n: np.array([None], dtype=object) for n in names})
     else:
@@ -139,8 +157,11 @@ def test_unusable_weight_files(tmp_path, capsys, monkeypatch, content, message):
 
 def test_options_of_the_loop(tmp_path, capsys):
     photos, logs = make_folder(tmp_path / "photos"), {}
-    for name, options in {"plain": [], "saving": ["--grad-checkpointing", "--micro-batches", "2", "--shard", "--triton"],
-                          "averaged": ["--ema", "0.5"]}.items():
+    for name, options in {
+        "plain": [],
+        "saving": ["--grad-checkpointing", "--micro-batches", "2", "--shard", "--triton"],
+        "averaged": ["--ema", "0.5"],
+    }.items():
         assert main(["finetune", str(photos), "--out", str(tmp_path / name), "--model", "glyphs-S", *QUICK, *options]) == 0
         logs[name] = [float(row["loss"]) for row in csv.DictReader(open(tmp_path / name / "history.csv"))]
     assert logs["saving"] == pytest.approx(logs["plain"], abs=1e-5)  # with one process there is nothing to shard
@@ -166,11 +187,27 @@ def test_a_finished_run_is_not_overwritten(tmp_path, capsys):
 
 
 def test_ctrl_c_saves_and_resume_ends_with_the_same_weights(tmp_path):
-    args = ["finetune", "digits", "--model", "glyphs-S", "--shots", "2", "--steps", "60", "--batch-size", "16",
-            "--device", "cpu"]
+    args = [
+        "finetune",
+        "digits",
+        "--model",
+        "glyphs-S",
+        "--shots",
+        "2",
+        "--steps",
+        "60",
+        "--batch-size",
+        "16",
+        "--device",
+        "cpu",
+    ]
     assert main([*args, "--quiet", "--out", str(tmp_path / "whole")]) == 0
-    process = subprocess.Popen([sys.executable, "-m", "bitlib", *args, "--out", str(tmp_path / "cut"), "--checkpoint-every",
-                                "1"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bitlib", *args, "--out", str(tmp_path / "cut"), "--checkpoint-every", "1"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
     state = tmp_path / "cut" / "checkpoint" / "state.safetensors"
     deadline = time.monotonic() + 120
     while not state.exists() and time.monotonic() < deadline:
@@ -196,8 +233,26 @@ def test_methods(tmp_path, method, capsys):
 
 def test_pretrain_makes_a_model_to_start_from(tmp_path, capsys):
     out = tmp_path / "upstream"
-    assert main(["pretrain", "glyphs-armenian", "--arch", "small-gn", "--steps", "3", "--batch-size", "8", "--out", str(out),
-                 "--device", "cpu", "--quiet"]) == 0
+    assert (
+        main(
+            [
+                "pretrain",
+                "glyphs-armenian",
+                "--arch",
+                "small-gn",
+                "--steps",
+                "3",
+                "--batch-size",
+                "8",
+                "--out",
+                str(out),
+                "--device",
+                "cpu",
+                "--quiet",
+            ]
+        )
+        == 0
+    )
     file = str(out / "model.safetensors")
     assert main(["finetune", "digits", "--shots", "1", "--model", file, "--out", str(tmp_path / "down"), *QUICK]) == 0
     assert main(["pretrain", "glyphs-s", "--arch", "R51", "--out", str(tmp_path / "x")]) == 2
@@ -213,9 +268,11 @@ def test_distill_from_a_run(tmp_path, capsys):
     assert record["method"] == "distill" and record["teacher"] == "glyphs-S" and record["temperature"] == 2
     capsys.readouterr()
     photos = make_folder(tmp_path / "photos")
-    for arguments, message in ((["distill", str(photos), "--teacher", str(teacher)], "do not have the same classes"),
-                               (["distill", *digits, "--teacher", str(teacher), "--alpha", "2"], "alpha is 2.0"),
-                               (["distill", *digits, "--teacher", str(tmp_path / "none")], "unknown model")):
+    for arguments, message in (
+        (["distill", str(photos), "--teacher", str(teacher)], "do not have the same classes"),
+        (["distill", *digits, "--teacher", str(teacher), "--alpha", "2"], "alpha is 2.0"),
+        (["distill", *digits, "--teacher", str(tmp_path / "none")], "unknown model"),
+    ):
         assert main([*arguments, "--out", str(tmp_path / "x"), *QUICK]) == 2
         assert message in capsys.readouterr().err and not (tmp_path / "x").exists()
 
@@ -240,10 +297,13 @@ def test_predict_and_evaluate_mistakes(tmp_path, capsys):
     bad = photo(tmp_path / "bad.jpg")
     bad.write_bytes(b"x")
     capsys.readouterr()
-    for args, message in ((["evaluate", out, other], "do not have the same classes"), (["predict", out, bad], "bad.jpg is not"),
-                          (["predict", out, tmp_path / "no.jpg"], "no.jpg does not exist"),
-                          (["predict", tmp_path / "photos", bad], "holds no model.safetensors"),
-                          (["evaluate", out, photos, "--json", "/dev/null/x.json"], "cannot write")):
+    for args, message in (
+        (["evaluate", out, other], "do not have the same classes"),
+        (["predict", out, bad], "bad.jpg is not"),
+        (["predict", out, tmp_path / "no.jpg"], "no.jpg does not exist"),
+        (["predict", tmp_path / "photos", bad], "holds no model.safetensors"),
+        (["evaluate", out, photos, "--json", "/dev/null/x.json"], "cannot write"),
+    ):
         assert main(list(map(str, args))) == 2
         captured = capsys.readouterr()
         assert message in captured.err and captured.err.count("\n") == 1 and captured.out == ""
@@ -258,6 +318,10 @@ def test_skip_bad(tmp_path, capsys):
 
 
 def test_console_script_and_help():
-    done = subprocess.run([os.path.join(os.path.dirname(sys.executable), "bitlib"), "finetune", "--help"],
-                          capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [os.path.join(os.path.dirname(sys.executable), "bitlib"), "finetune", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0 and "--micro-batches" in done.stdout

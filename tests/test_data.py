@@ -1,4 +1,5 @@
 """Tasks: the splits are disjoint and reproducible, few-shot subsets are balanced, augmentation is per picture."""
+
 import numpy as np
 import pytest
 import torch
@@ -24,8 +25,10 @@ def test_digits():
         counts = torch.bincount(split.labels, minlength=10)
         assert counts.min() >= 0.9 * counts.max()  # stratified
     from sklearn.datasets import load_digits
+
     assert int(sum(p.images[:, 0].long().sum() for p in (task.train, task.val, task.test))) == int(
-        (torch.from_numpy(load_digits().images) * 255 / 16).round().sum())  # nothing lost, nothing twice
+        (torch.from_numpy(load_digits().images) * 255 / 16).round().sum()
+    )  # nothing lost, nothing twice
     assert load_task("digits").fingerprint == task.fingerprint
 
 
@@ -105,7 +108,7 @@ def test_crop_and_flip_are_drawn_for_each_picture():
     assert torch.equal(out[:, 2, 0, 0], torch.arange(64, dtype=torch.uint8))  # order of the batch is kept
     tops, lefts = out[:, 0, 0, 0], out[:, 1].amin((1, 2))
     assert set(tops.tolist()) == set(lefts.tolist()) == {0, 1, 2, 3, 4}
-    mirrored = (out[:, 1, 0, 0] > out[:, 1, 0, -1])
+    mirrored = out[:, 1, 0, 0] > out[:, 1, 0, -1]
     assert 16 < mirrored.sum() < 48  # the official TF pipeline mirrors 64 of 64
     steps = out[:, 1, :, 1:].int() - out[:, 1, :, :-1].int()
     assert torch.equal(steps.abs(), torch.ones_like(steps))  # neighbours stay neighbours
@@ -128,6 +131,7 @@ def test_input_range_and_resize():
     image = torch.randint(0, 256, (1, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     assert resize(image, 8) is image
     from PIL import Image
+
     pillow = Image.fromarray(image[0].permute(1, 2, 0).numpy()).resize((5, 5), Image.Resampling.BILINEAR)
     difference = resize(image, 5)[0].permute(1, 2, 0).int() - torch.from_numpy(np.array(pillow)).int()
     assert difference.abs().max() <= 1  # a second implementation of antialiased bilinear
@@ -144,8 +148,10 @@ def test_batch_order_shows_everything_equally_often(size, batch_size, seed):
 
 
 def test_generators_depend_on_the_whole_key():
-    draws = {torch.rand(1, generator=generator_for(*key)).item()
-             for key in [(0, "batch", 1), (0, "batch", 2), (1, "batch", 1), (0, "order", 1), (2**32, "batch", 1)]}
+    draws = {
+        torch.rand(1, generator=generator_for(*key)).item()
+        for key in [(0, "batch", 1), (0, "batch", 2), (1, "batch", 1), (0, "order", 1), (2**32, "batch", 1)]
+    }
     assert len(draws) == 5
 
 
@@ -178,8 +184,12 @@ def test_tiles_of_one_quarter_are_its_pixels():
 
     task = load_task("tiles")
     corner = torch.from_numpy(load_sample_image("china.jpg")[:24, :24].copy()).permute(2, 0, 1)
-    found = [(s.labels[i].item()) for s in (task.train, task.val, task.test) for i in range(len(s))
-             if torch.equal(s.images[i], corner)]
+    found = [
+        (s.labels[i].item())
+        for s in (task.train, task.val, task.test)
+        for i in range(len(s))
+        if torch.equal(s.images[i], corner)
+    ]
     assert found == [0]  # temple, top left
 
 

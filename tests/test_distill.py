@@ -1,4 +1,5 @@
 """Softened probabilities, the distillation loss, and a student that imitates a teacher."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -44,8 +45,8 @@ def test_loss_is_hintons_less_the_entropy_of_the_teacher(temperature):
     entropy = -(target * target.log()).sum(1).mean() * temperature**2
     ours = distillation_loss(student, teacher, temperature=temperature)
     assert ours.item() == pytest.approx((cross_entropy - entropy).item(), rel=1e-4)
-    ours_grad, = torch.autograd.grad(ours, student, retain_graph=True)
-    hinton_grad, = torch.autograd.grad(cross_entropy, student)
+    (ours_grad,) = torch.autograd.grad(ours, student, retain_graph=True)
+    (hinton_grad,) = torch.autograd.grad(cross_entropy, student)
     assert torch.allclose(ours_grad, hinton_grad, atol=1e-6)
 
 
@@ -60,7 +61,7 @@ def test_why_t_squared():
     student.requires_grad_()
     expected = (student - teacher).detach() / 5 / len(student)
     for temperature in (100.0, 1000.0):
-        grad, = torch.autograd.grad(distillation_loss(student, teacher, temperature=temperature), student)
+        (grad,) = torch.autograd.grad(distillation_loss(student, teacher, temperature=temperature), student)
         assert torch.allclose(grad, expected, rtol=0.05, atol=1e-3)
 
 
@@ -70,11 +71,14 @@ def test_alpha_mixes_teacher_and_labels():
     soft = distillation_loss(student, teacher, temperature=2.0)
     assert both.item() == pytest.approx((0.3 * soft + 0.7 * F.cross_entropy(student, labels)).item(), rel=1e-5)
     assert distillation_loss(student, teacher, labels, alpha=0.0).item() == pytest.approx(
-        F.cross_entropy(student, labels).item(), rel=1e-6)
+        F.cross_entropy(student, labels).item(), rel=1e-6
+    )
 
 
-@pytest.mark.parametrize("kwargs, message", [({"alpha": 1.5}, "alpha is 1.5"), ({"temperature": -1}, "temperature is -1"),
-                                             ({"alpha": 0.5}, "labels are needed")])
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [({"alpha": 1.5}, "alpha is 1.5"), ({"temperature": -1}, "temperature is -1"), ({"alpha": 0.5}, "labels are needed")],
+)
 def test_bad_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):
         distillation_loss(logits(1), logits(2), **kwargs)

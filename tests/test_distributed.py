@@ -1,4 +1,5 @@
 """Two processes under torchrun against one: the same weights, the same logits, the same files."""
+
 import json
 import os
 import subprocess
@@ -23,8 +24,9 @@ HERE = Path(__file__).resolve().parent
 def torchrun(*args, processes: int = 2) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *map(str, args)]
     path = os.pathsep.join([str(HERE), str(HERE.parent)])
-    return subprocess.run(command, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    )
 
 
 def apart(a: Path, b: Path) -> float:
@@ -65,8 +67,24 @@ def test_another_number_of_processes_resumes(tmp_path):
 
 
 def test_the_command_line_under_torchrun(tmp_path):
-    command = ["-m", "bitlib", "finetune", "digits", "--model", "glyphs-S", "--shots", "1", "--steps", "3", "--batch-size", "8",
-               "--quiet", "--device", "cpu", "--out"]
+    command = [
+        "-m",
+        "bitlib",
+        "finetune",
+        "digits",
+        "--model",
+        "glyphs-S",
+        "--shots",
+        "1",
+        "--steps",
+        "3",
+        "--batch-size",
+        "8",
+        "--quiet",
+        "--device",
+        "cpu",
+        "--out",
+    ]
     two = torchrun(*command, tmp_path / "two")
     assert two.returncode == 0, two.stderr
     assert two.stdout.count("test accuracy") == 1  # one of them speaks

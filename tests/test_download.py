@@ -1,4 +1,5 @@
 """Downloads against a real server on this machine that cuts off, lies and changes its mind."""
+
 import base64
 import hashlib
 import http.server
@@ -54,7 +55,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         payload = s.body[start:]
         if s.cut_after is not None:
-            payload, s.cut_after = payload[:s.cut_after], None
+            payload, s.cut_after = payload[: s.cut_after], None
         s.sent += len(payload)
         self.wfile.write(payload)
 
@@ -95,6 +96,7 @@ def test_interrupted_by_hand_and_resumed_by_the_next_call(server, dest, monkeypa
 
     def ctrl_c(*args):
         raise KeyboardInterrupt
+
     server.cut_after = 1_000_000
     monkeypatch.setattr(download_module, "TRIES", 1)
     with pytest.raises(UserError, match="run the same command again"):

@@ -54,6 +54,7 @@ def test_the_whole_split_is_seen_in_order_whatever_its_size():
 
         def forward(self, x):
             return (x[:, 0, 0, 0] + 1) * 127.5
+
     assert torch.equal(predict_logits(Echo(), images, 4).round().long(), labels)
 
 

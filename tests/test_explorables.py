@@ -1,4 +1,5 @@
 """The interactive figures of the built website, in a real browser: what they draw against what bitlib computes."""
+
 import itertools
 import json
 from pathlib import Path
@@ -10,7 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from browser import HTML
 
 import bitlib
-from bitlib import explore
+from bitlib.course import explore
 from bitlib.norm import standardize_weight
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,6 +75,7 @@ def test_softmax(visit):
         gradient = torch.autograd.grad(loss, student)[0][0] / (1 if now["scaled"] else now["temperature"] ** 2)
         close(numbers(shown, "td[data-pull]", "pull"), -gradient)
         return now["temperature"]
+
     assert check() == 1
     drag(page, shown, "temperature", 0.9)
     hot = check()
@@ -103,12 +105,17 @@ def test_norms(visit):
         for pictures, value in zip(shown.locator(dots).evaluate_all("all => all.map(e => e.dataset.pictures)"), seen):
             part = x[[int(i) for i in pictures.split()]]
             assert len(part) == now["batch"] and pictures.split()[0] == "0" and len(set(pictures.split())) == len(part)
-            normed = {"bn": lambda v: F.batch_norm(v, None, None, training=True), "ln": lambda v: F.group_norm(v, 1),
-                      "in": lambda v: F.group_norm(v, 8), "gn": lambda v: F.group_norm(v, now["groups"])}[now["kind"]](part)
+            normed = {
+                "bn": lambda v: F.batch_norm(v, None, None, training=True),
+                "ln": lambda v: F.group_norm(v, 1),
+                "in": lambda v: F.group_norm(v, 8),
+                "gn": lambda v: F.group_norm(v, now["groups"]),
+            }[now["kind"]](part)
             close(value, normed[0, channel].mean())
         spread = numbers(shown, ".bl-x-answer", "spread")[0]
         close(spread, seen.std(correction=0))
         return spread.item()
+
     few = check()
     drag(page, shown, "batch", 0.7)
     many = check()
@@ -135,6 +142,7 @@ def test_standardize(visit):
         close(numbers(shown, "svg >> nth=0 >> circle", "value"), stored)
         close(numbers(shown, "svg >> nth=1 >> circle", "value"), standardize_weight(stored[None])[0])
         assert numbers(shown, ".bl-x-answer", "change")[0] < 1e-6
+
     check()
     drag(page, shown, "shift", 0.1)
     drag(page, shown, "scale", 0.95)
@@ -150,8 +158,9 @@ def test_mixup(visit):
 
     page = visit(PAGE)
     shown = figure(page, "mixup")
-    first, second = (torch.frombuffer(bytearray(base64.b64decode(p)), dtype=torch.uint8).double()
-                     for p in state(shown)["pictures"])
+    first, second = (
+        torch.frombuffer(bytearray(base64.b64decode(p)), dtype=torch.uint8).double() for p in state(shown)["pictures"]
+    )
 
     def check():
         now = state(shown)
@@ -162,10 +171,12 @@ def test_mixup(visit):
         torch.testing.assert_close(numbers(shown, "circle.bl-x-dot", "value")[0], wanted, rtol=1e-6, atol=1e-6)
         # The middle pixel of the drawn canvas.
         centre = shown.locator("canvas[data-mean]").evaluate(
-            "c => [...c.getContext('2d').getImageData(c.width / 2, c.height / 2, 1, 1).data].slice(0, 3)")
+            "c => [...c.getContext('2d').getImageData(c.width / 2, c.height / 2, 1, 1).data].slice(0, 3)"
+        )
         side = round((len(first) / 3) ** 0.5)
         mixed = torch.lerp(second, first, now["weight"]).view(3, side, side)[:, side // 2, side // 2]
         assert (torch.tensor(centre) - mixed).abs().max() <= 0.51
+
     check()
     drag(page, shown, "weight", 0.2)
     keys(page, shown, "alpha", "ArrowRight", 40)
@@ -174,10 +185,13 @@ def test_mixup(visit):
     assert state(shown)["draws"] == 1
     check()
     for alpha in (0.1, 1, 3):
-        drawn = shown.evaluate("""async (figure, alpha) => {
+        drawn = shown.evaluate(
+            """async (figure, alpha) => {
             const module = await import(URL.createObjectURL(new Blob([BL_KIT, BL_MODULES.mixup], {type: "text/javascript"})));
             return Array.from({length: 2000}, (_, i) => module.drawWeight(alpha, i + 1));
-        }""", alpha)
+        }""",
+            alpha,
+        )
         assert scipy.stats.kstest(drawn, scipy.stats.beta(alpha, alpha).cdf).pvalue > 0.001
 
 
@@ -197,6 +211,7 @@ def test_hyperrule(visit):
         assert tuple(map(int, seen["resize, then crop"].split())) == (rule.resize, rule.crop)
         step = int(numbers(shown, "circle.bl-x-dot", "step")[0])
         assert numbers(shown, "circle.bl-x-dot", "value")[0].item() == pytest.approx(rule.lr(step), rel=1e-6)
+
     check()
     drag(page, shown, "examples", 0.2)
     drag(page, shown, "side", 0.8)
@@ -208,12 +223,19 @@ def test_hyperrule(visit):
     # Every step of every size and variant, by the module's own functions.
     for variant, n in itertools.product(("code", "paper"), (50, 19_999, 20_000, 499_999, 500_000)):
         rule = bitlib.HyperRule(n, (96, 96), variant)
-        steps = [s for b in (0, rule.warmup_steps, *rule.boundaries, rule.total_steps // 2, rule.total_steps - 1)
-                 for s in (b - 1, b, b + 1) if 0 <= s < rule.total_steps]
-        rates = shown.evaluate("""async (figure, [n, variant, steps]) => {
+        steps = [
+            s
+            for b in (0, rule.warmup_steps, *rule.boundaries, rule.total_steps // 2, rule.total_steps - 1)
+            for s in (b - 1, b, b + 1)
+            if 0 <= s < rule.total_steps
+        ]
+        rates = shown.evaluate(
+            """async (figure, [n, variant, steps]) => {
             const m = await import(URL.createObjectURL(new Blob([BL_KIT, BL_MODULES.hyperrule], {type: "text/javascript"})));
             return steps.map((s) => m.rate(m.rule(n, 96, 96, variant), s, variant));
-        }""", [n, variant, steps])
+        }""",
+            [n, variant, steps],
+        )
         assert rates == pytest.approx([rule.lr(s) for s in steps], rel=1e-9)
 
 
@@ -230,6 +252,7 @@ def test_transfer_map(visit):
         assert numbers(shown, ".bl-x-ring", "spread")[0].item() == pytest.approx(stdev(cell), rel=1e-6)
         assert shown.locator("td.bl-x-here").inner_text() == f"{100 * fmean(cell):.1f} ± {100 * stdev(cell):.1f}"
         assert shown.locator("tbody tr").count() == len(results["depths"]) + 1
+
     check()
     drag(page, shown, "depth", 1.0)
     keys(page, shown, "shot", "End")
@@ -272,7 +295,8 @@ def test_accessible(visit, width, scheme):
         found = Axe().run(page, context=f"#figure-{name}").response["violations"]
         assert found == [], [(v["id"], [n["html"] for n in v["nodes"]]) for v in found]
         sides = page.locator(f"#figure-{name}").evaluate(
-            "e => [e.getBoundingClientRect().right, e.scrollWidth - e.clientWidth]")
+            "e => [e.getBoundingClientRect().right, e.scrollWidth - e.clientWidth]"
+        )
         assert sides[0] <= width and sides[1] <= 1
 
 
@@ -303,8 +327,11 @@ def test_without_scripts_and_with_a_broken_one_the_picture_stays(visit, browser,
 
 
 def test_every_figure_of_the_library_is_on_the_page():
-    kinds = [kind for kind in vars(explore).values() if isinstance(kind, type) and issubclass(kind, explore.Explorable)
-             and kind is not explore.Explorable]
+    kinds = [
+        kind
+        for kind in vars(explore).values()
+        if isinstance(kind, type) and issubclass(kind, explore.Explorable) and kind is not explore.Explorable
+    ]
     assert sorted(kind.module for kind in kinds) == sorted(NAMES)
     assert sorted(p.stem for p in explore.FOLDER.glob("*.mjs")) == sorted((*NAMES, "kit"))
     for kind in kinds:

@@ -1,4 +1,5 @@
 """ONNX files and folded weights against the network that they come from."""
+
 import onnx
 import onnxruntime
 import pytest
@@ -64,8 +65,11 @@ def test_command(tmp_path, capsys):
 
     assert main(["export", "glyphs-S", str(tmp_path / "m.onnx")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines == ["x: float [N, 3, 32, 32], red green blue from -1 to 1", f"logits: float [N, {len(names())}]",
-                     f"written to {tmp_path / 'm.onnx'}"]
+    assert lines == [
+        "x: float [N, 3, 32, 32], red green blue from -1 to 1",
+        f"logits: float [N, {len(names())}]",
+        f"written to {tmp_path / 'm.onnx'}",
+    ]
     kept = {p.key: p.value for p in onnx.load(tmp_path / "m.onnx").metadata_props}
     assert json.loads(kept["class_names"]) == list(names()) and kept["side"] == "32"
     assert main(["export", str(tmp_path / "none.safetensors"), str(tmp_path / "n.onnx")]) == 2

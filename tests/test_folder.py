@@ -1,4 +1,5 @@
 """Folders of pictures as people have them: odd modes, rotated phones, broken files, empty classes."""
+
 import zlib
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def photo(path: Path, upright: bool = False, size=(20, 16), **save) -> Path:
     """Stripes, lying or upright, of a random phase under noise: the same file for the same path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(zlib.crc32(str(path.name).encode()))
-    rows, cols = np.mgrid[:size[1], :size[0]]
+    rows, cols = np.mgrid[: size[1], : size[0]]
     stripes = 200 * (((cols if upright else rows) + random.integers(8)) // 4 % 2)
     pixels = stripes[..., None] + random.integers(0, 40, (size[1], size[0], 3))
     Image.fromarray(pixels.astype(np.uint8)).save(path, **save)
@@ -80,11 +81,14 @@ def test_broken_picture_is_named_before_training(tmp_path, kind):
     assert sum(len(s) for s in (left.train, left.val, left.test)) == 15
 
 
-@pytest.mark.parametrize("spoil, message", [
-    (lambda root: (root / "empty").mkdir(), "empty holds no pictures"),
-    (lambda root: [p.unlink() for p in (root / "dogs").iterdir()] and (root / "dogs").rmdir(), "holds 1 class folder;"),
-    (lambda root: [p.unlink() for p in sorted((root / "dogs").iterdir())[2:]], "dogs holds 2 pictures; each class needs 3"),
-])
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda root: (root / "empty").mkdir(), "empty holds no pictures"),
+        (lambda root: [p.unlink() for p in (root / "dogs").iterdir()] and (root / "dogs").rmdir(), "holds 1 class folder;"),
+        (lambda root: [p.unlink() for p in sorted((root / "dogs").iterdir())[2:]], "dogs holds 2 pictures; each class needs 3"),
+    ],
+)
 def test_unusable_folders(tmp_path, spoil, message):
     root = make_folder(tmp_path / "photos")
     spoil(root)

@@ -1,4 +1,5 @@
 """The HyperRule against values worked out by hand from the published code and from the paper."""
+
 import math
 
 import pytest
@@ -14,8 +15,7 @@ MEDIUM = (500, [(500, 3000, 3e-3), (3001, 6000, 3e-4), (6001, 9000, 3e-5), (9001
 LARGE = (500, [(500, 6000, 3e-3), (6001, 12_000, 3e-4), (12_001, 18_000, 3e-5), (18_001, 19_999, 3e-6)])
 
 
-@pytest.mark.parametrize("n, golden", [(1, SMALL), (19_999, SMALL), (20_000, MEDIUM), (499_999, MEDIUM),
-                                       (500_000, LARGE)])
+@pytest.mark.parametrize("n, golden", [(1, SMALL), (19_999, SMALL), (20_000, MEDIUM), (499_999, MEDIUM), (500_000, LARGE)])
 def test_code_variant_at_every_step(n, golden):
     rule, (warmup, ranges) = HyperRule(n, (224, 224)), golden
     expected = [0.003 * step / warmup for step in range(warmup)]
@@ -29,8 +29,10 @@ def test_code_variant_at_every_step(n, golden):
     assert rule.lr(rule.total_steps) is None
 
 
-@pytest.mark.parametrize("n, steps, boundaries", [(19_999, 500, (150, 300, 450)), (20_000, 10_000, (3000, 6000, 9000)),
-                                                  (500_000, 20_000, (6000, 12_000, 18_000))])
+@pytest.mark.parametrize(
+    "n, steps, boundaries",
+    [(19_999, 500, (150, 300, 450)), (20_000, 10_000, (3000, 6000, 9000)), (500_000, 20_000, (6000, 12_000, 18_000))],
+)
 def test_paper_variant(n, steps, boundaries):
     rule = HyperRule(n, (224, 224), variant="paper")
     assert (rule.total_steps, rule.boundaries, rule.warmup_steps) == (steps, boundaries, 0)
@@ -40,12 +42,19 @@ def test_paper_variant(n, steps, boundaries):
     assert rule.lr(steps) is None
 
 
-@pytest.mark.parametrize("size, variant, model, expected", [
-    ((32, 32), "code", "", (160, 128)), ((95, 97), "code", "", (160, 128)),  # 9,215 < 9,216
-    ((96, 96), "code", "", (512, 480)), ((96, 96), "paper", "", (448, 384)),
-    ((500, 300), "paper", "BiT-M-R152x4", (512, 480)), ((500, 300), "paper", "BiT-M-R152x2", (448, 384)),
-    ((32, 32), "paper", "BiT-M-R152x4", (160, 128)), ((1, 9215), "paper", "", (160, 128)),
-])
+@pytest.mark.parametrize(
+    "size, variant, model, expected",
+    [
+        ((32, 32), "code", "", (160, 128)),
+        ((95, 97), "code", "", (160, 128)),  # 9,215 < 9,216
+        ((96, 96), "code", "", (512, 480)),
+        ((96, 96), "paper", "", (448, 384)),
+        ((500, 300), "paper", "BiT-M-R152x4", (512, 480)),
+        ((500, 300), "paper", "BiT-M-R152x2", (448, 384)),
+        ((32, 32), "paper", "BiT-M-R152x4", (160, 128)),
+        ((1, 9215), "paper", "", (160, 128)),
+    ],
+)
 def test_resolution(size, variant, model, expected):
     rule = HyperRule(100, size, variant, model)
     assert (rule.resize, rule.crop) == expected
@@ -72,8 +81,18 @@ def test_a_stretched_schedule_keeps_its_shape(n, steps, variant):
     assert rates == sorted(rates, reverse=True) and max(rates, default=0.003) <= 0.003
 
 
-@pytest.mark.parametrize("wrong", [dict(num_examples=0), dict(image_size=(0, 5)), dict(variant="colab"),
-                                   dict(base_lr=0.0), dict(batch_size=0), dict(steps=0), dict(resolution=(32, 36))])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(num_examples=0),
+        dict(image_size=(0, 5)),
+        dict(variant="colab"),
+        dict(base_lr=0.0),
+        dict(batch_size=0),
+        dict(steps=0),
+        dict(resolution=(32, 36)),
+    ],
+)
 def test_values_out_of_range_are_named(wrong):
     with pytest.raises(ValueError, match=str(next(iter(wrong))).replace("variant", "colab")):
         HyperRule(**{"num_examples": 10, "image_size": (32, 32), **wrong})

@@ -1,4 +1,5 @@
 """An interactive figure in a live JupyterLab: Python moves the figure, and the figure moves Python."""
+
 import json
 import os
 import re
@@ -12,17 +13,25 @@ import urllib.request
 import pytest
 
 pytestmark = pytest.mark.site
-CELLS = ["from bitlib.explore import Softmax\nw = Softmax(logits=[2.0, 1.0, 0.0], student=[0.0] * 3, labels=list('abc'))\nw",
-         "w.temperature = 5.0", "print('temperature', round(w.temperature, 3))"]
+CELLS = [
+    "from bitlib.course.explore import Softmax\nw = Softmax(logits=[2.0, 1.0, 0.0], student=[0.0] * 3, labels=list('abc'))\nw",
+    "w.temperature = 5.0",
+    "print('temperature', round(w.temperature, 3))",
+]
 
 
 @pytest.fixture
 def lab(tmp_path):
     """(address of a running JupyterLab, its token); one notebook lies in its folder."""
-    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": {
-        "name": "python3", "display_name": "Python 3", "language": "python"}}, "cells": [
-        {"id": f"c{i}", "cell_type": "code", "metadata": {}, "source": source, "outputs": [], "execution_count": None}
-        for i, source in enumerate(CELLS)]}
+    notebook = {
+        "nbformat": 4,
+        "nbformat_minor": 5,
+        "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+        "cells": [
+            {"id": f"c{i}", "cell_type": "code", "metadata": {}, "source": source, "outputs": [], "execution_count": None}
+            for i, source in enumerate(CELLS)
+        ],
+    }
     (tmp_path / "play").mkdir()
     (tmp_path / "play" / "n.ipynb").write_text(json.dumps(notebook))
     with socket.socket() as s:
@@ -30,9 +39,18 @@ def lab(tmp_path):
         port = s.getsockname()[1]
     token = secrets.token_hex(8)
     log = open(tmp_path / "lab.log", "w")
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
-               f"--IdentityProvider.token={token}", "--LabApp.news_url=", "--LabApp.extension_manager=readonly",
-               f"--ServerApp.root_dir={tmp_path / 'play'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        f"--port={port}",
+        f"--IdentityProvider.token={token}",
+        "--LabApp.news_url=",
+        "--LabApp.extension_manager=readonly",
+        f"--ServerApp.root_dir={tmp_path / 'play'}",
+    ]
     home = {"HOME": str(tmp_path), "JUPYTER_CONFIG_DIR": str(tmp_path / "config")}
     server = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path, env={**os.environ, **home})
     try:

@@ -2,6 +2,7 @@
 
 Speed and a real launch need a GPU: the last test, and benchmarks/speed.py.
 """
+
 import json
 import os
 import subprocess
@@ -57,8 +58,18 @@ def test_machine_code(tmp_path, monkeypatch, capability):
     _, constants = kernels._launch(torch.empty(1, 256, 56, 56), 32)
     options = {name: constants.pop(name) for name in ("num_warps", "enable_fp_fusion")}
     for kernel in (kernels._forward, kernels._backward):
-        types = {name: "constexpr" if name in constants else "*bf16" if name in ("x_ptr", "y_ptr", "dy_ptr", "dx_ptr")
-                 else "*fp32" if name.endswith("_ptr") else "fp32" if name == "eps" else "i32" for name in kernel.arg_names}
+        types = {
+            name: "constexpr"
+            if name in constants
+            else "*bf16"
+            if name in ("x_ptr", "y_ptr", "dy_ptr", "dx_ptr")
+            else "*fp32"
+            if name.endswith("_ptr")
+            else "fp32"
+            if name == "eps"
+            else "i32"
+            for name in kernel.arg_names
+        }
         place = {name: (number,) for number, name in enumerate(types)}
         aligned = {place[name]: [["tt.divisibility", 16]] for name in types if name.endswith("_ptr") or name == "channels"}
         source = ASTSource(kernel, types, {place[name]: value for name, value in constants.items()}, aligned)
@@ -88,6 +99,7 @@ def test_every_norm_with_its_relu_goes_through_the_kernel(monkeypatch):
         def apply(x, weight, bias, groups, eps):
             calls.append(groups)
             return F.relu(F.group_norm(x.as_subclass(torch.Tensor), groups, weight, bias, eps)).as_subclass(OnGpu)
+
     monkeypatch.setattr(kernels, "GroupNormReLU", Fake)
     model, x = ResNetV2(TINY, 3), torch.randn(2, 3, 16, 16)
     torch.nn.init.normal_(model.head.weight)
@@ -113,8 +125,10 @@ def test_on_a_gpu(dtype):
     weight, bias, direction = (torch.rand(size, device="cuda", generator=generator) + 0.5 for size in (192, 192, x.shape))
     results = []
     for kind in (dtype, torch.float64):
-        leaves = [t.to(kind if n == 0 or kind == torch.float64 else torch.float32).requires_grad_()
-                  for n, t in enumerate((x.clone(), weight.clone(), bias.clone()))]
+        leaves = [
+            t.to(kind if n == 0 or kind == torch.float64 else torch.float32).requires_grad_()
+            for n, t in enumerate((x.clone(), weight.clone(), bias.clone()))
+        ]
         plain = F.relu(F.group_norm(leaves[0], 32, *leaves[1:], 1e-5)) if kind == torch.float64 else None
         out = GroupNormReLU.apply(*leaves, 32, 1e-5) if plain is None else plain
         results.append([out, *torch.autograd.grad((out.double() * direction.double()).sum(), leaves)])

@@ -1,4 +1,5 @@
 """kill -9 at random moments, and memory over many steps."""
+
 import json
 import os
 import subprocess
@@ -14,8 +15,14 @@ HERE = Path(__file__).resolve().parent
 def run(script: str, *args) -> str:
     path = os.pathsep.join([str(HERE), str(HERE.parent)])
     command = [sys.executable, *([script] if script.endswith(".py") else ["-c", script]), *map(str, args)]
-    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command,
+        cwd=HERE,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -1,5 +1,6 @@
 """The measuring scripts from end to end, on a few toy pictures and with runs of two steps: they write all that the pages
 read, and after an interruption they go on where they stopped."""
+
 import importlib
 import inspect
 import json
@@ -22,10 +23,16 @@ SCRIPTS = {
     "measure_transfer_map": ({"SHOTS": (1, 5)}, [], ["transfer_map"]),
     "measure_distillation": ({"STEPS": (2, 3)}, [], ["distillation"]),
     "measure_batch_size": ({"PICTURES": 8, "LARGEST": 4, "SIZES": (2, 4)}, [], ["batch_size", "device_batch"]),
-    "measure_batch_size --task cifar10": ({"PICTURES": 8, "LARGEST": 4, "SIZES": (2, 4)}, ["--task", "cifar10"],
-                                          ["batch_size_cifar10"]),
-    "measure_cifar10_full": ({"STEPS": (2, 3), "STUDENT_STEPS": (2, 3), "RATES": (0.03, 0.1)}, [],
-                             ["cifar10_full", "cifar10_student"]),
+    "measure_batch_size --task cifar10": (
+        {"PICTURES": 8, "LARGEST": 4, "SIZES": (2, 4)},
+        ["--task", "cifar10"],
+        ["batch_size_cifar10"],
+    ),
+    "measure_cifar10_full": (
+        {"STEPS": (2, 3), "STUDENT_STEPS": (2, 3), "RATES": (0.03, 0.1)},
+        [],
+        ["cifar10_full", "cifar10_student"],
+    ),
     "measure_cifar10": ({"SCRATCH_STEPS": {1: 2, 10: 3}, "PENALTIES": (0.01, 0.1)}, [], ["cifar10", "cifar10_scales"]),
 }
 
@@ -62,6 +69,7 @@ class Script:
                 rule = given.get("rule") or default_rule(given["model"], given["task"])
                 given["rule"] = rule.adapted(steps=2, batch_size=4, resolution=(12, 12))
             return train(**given)
+
         return run
 
     def __call__(self, *options: str, limit: int | None = None) -> dict:
@@ -112,6 +120,7 @@ def test_pretraining_writes_weights_card_and_record_and_again_only_a_record(tmp_
     def run(*options: str) -> None:
         monkeypatch.setattr("sys.argv", ["pretrain_models", *options, "--device", "cpu"])
         script.main()
+
     run()
     first = json.loads((tmp_path / "RESULTS" / "pretrain_photos-L.json").read_text("utf8"))
     weights, card = (tmp_path / "PACKAGE" / f"photos-L.{suffix}" for suffix in ("safetensors", "md"))

@@ -153,8 +153,9 @@ def test_group_norm_of_16_bit_activations(dtype, memory_format, narrow_kernel, m
     layer = GroupNorm(4, 12)
     nn.init.uniform_(layer.weight, 0.5, 1.5, generator=generator)
     nn.init.uniform_(layer.bias, -1, 1, generator=generator)
-    x, direction = (torch.randn(5, 12, 6, 7, generator=generator).to(dtype).contiguous(memory_format=memory_format)
-                    for _ in range(2))
+    x, direction = (
+        torch.randn(5, 12, 6, 7, generator=generator).to(dtype).contiguous(memory_format=memory_format) for _ in range(2)
+    )
     results = []
     for kind in (dtype, torch.float32):
         leaf = x.to(kind).requires_grad_()

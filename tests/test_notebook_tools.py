@@ -1,10 +1,11 @@
 """The live controls of the notebooks: moving one computes anew."""
+
 import pytest
 import torch
 from conftest import TINY, toy_task
 from test_transfer import tiny
 
-from bitlib import notebook
+from bitlib.course import notebook
 
 
 def controls(box) -> list:
@@ -42,6 +43,7 @@ def test_probe_control():
 def test_freezing_control_trains(monkeypatch):
     def create(name, classes, pretrained):
         return tiny(TINY, classes)
+
     monkeypatch.setattr("bitlib.create_model", create)
     box = notebook.live_freezing("tiny", toy_task(90), steps=2)
     first = box.children[-1].value

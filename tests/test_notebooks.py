@@ -1,4 +1,5 @@
 """The notebook contract: what every chapter must have, and exercises whose stubs fail and whose solutions pass."""
+
 import importlib.util
 import re
 from pathlib import Path
@@ -7,7 +8,7 @@ import nbformat
 import pytest
 import yaml
 
-from bitlib.exercises import EXERCISES
+from bitlib.course.exercises import EXERCISES
 
 ROOT = Path(__file__).resolve().parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -35,15 +36,30 @@ def test_there_are_chapters():
 
 def test_parts_and_their_order(notebook):
     whole = text(notebook)
-    parts = ["# ", "The question of this chapter", "You will be able to", "You need", "Time", "Download", "Open in Colab",
-             "**Predict", "## The paper, and here", "Where notes go wrong", "## A bug to diagnose", "## Exercises", "## Quiz",
-             "## Summary", "Further reading"]
+    parts = [
+        "# ",
+        "The question of this chapter",
+        "You will be able to",
+        "You need",
+        "Time",
+        "Download",
+        "Open in Colab",
+        "**Predict",
+        "## The paper, and here",
+        "Where notes go wrong",
+        "## A bug to diagnose",
+        "## Exercises",
+        "## Quiz",
+        "## Summary",
+        "Further reading",
+    ]
     positions = [whole.find(part) for part in parts]
     assert -1 not in positions, parts[positions.index(-1)]
     assert positions == sorted(positions)
     assert whole.count("```{quiz}") >= 2 and len(tagged(notebook, "solution")) >= 2
-    claims = [line for c in notebook.cells if c.cell_type == "code" for line in c.source.splitlines()
-              if line.startswith("claim(")]
+    claims = [
+        line for c in notebook.cells if c.cell_type == "code" for line in c.source.splitlines() if line.startswith("claim(")
+    ]
     assert len(claims) >= 4
 
 
@@ -106,8 +122,11 @@ def test_every_stub_fails_and_every_solution_passes(notebook, capsys):
 
 def test_the_address_is_that_of_the_configuration(notebook):
     url = yaml.safe_load((ROOT / "_config.yml").read_text("utf8"))["repository"]["url"]
-    found = {m.rstrip("/") for c in notebook.cells
-             for m in re.findall(r"github\.com/(?:github/)?([\w-]+/[\w.-]+?)(?=[/\"\s)]|$)", c.source)}
+    found = {
+        m.rstrip("/")
+        for c in notebook.cells
+        for m in re.findall(r"github\.com/(?:github/)?([\w-]+/[\w.-]+?)(?=[/\"\s)]|$)", c.source)
+    }
     assert {f for f in found if "/" in f} <= {url.removeprefix("https://github.com/")}
     assert found
 

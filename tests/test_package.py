@@ -1,4 +1,5 @@
 """The package as `pip install .` leaves it: its models are inside, and it works outside the repository."""
+
 import json
 import shutil
 import subprocess
@@ -27,7 +28,8 @@ def test_the_wheel_holds_the_models_and_works_alone(wheel, tmp_path):
     """Unpacked, as an installation is, and run by an interpreter that cannot see the repository."""
     with zipfile.ZipFile(wheel) as file:
         file.extractall(tmp_path / "site")
-        assert {f"bitlib/explorables/{p.name}" for p in (ROOT / "bitlib" / "explorables").iterdir()} <= set(file.namelist())
+        figures = (ROOT / "bitlib" / "course" / "explorables").iterdir()
+        assert {f"bitlib/course/explorables/{p.name}" for p in figures} <= set(file.namelist())
         assert {f"bitlib/pretrained/{m}{s}" for m in MODELS for s in (".safetensors", ".md")} <= set(file.namelist())
     code = "import sys; sys.path.insert(0, 'site'); import bitlib.cli; sys.exit(bitlib.cli.main(['models', '--json']))"
     done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)

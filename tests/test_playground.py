@@ -1,4 +1,5 @@
 """Few-shot learning in the browser: the real page, the real network, drawings and digits."""
+
 import io
 import json
 import statistics
@@ -10,8 +11,8 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
 import bitlib
+from bitlib.course.notebook import probe_accuracy
 from bitlib.data import resize, to_input
-from bitlib.notebook import probe_accuracy
 
 pytestmark = pytest.mark.site
 PAGE = "book/playground"
@@ -23,6 +24,7 @@ def play(visit):
         page = visit(PAGE, **options)
         page.wait_for_selector(".bl-playground[data-state=ready]", timeout=60_000)
         return page
+
     return opened
 
 
@@ -62,8 +64,11 @@ def test_features_equal_those_of_torch(play, record_property):
     page, images = play(), resize(bitlib.load_task("digits").val.images[:16], 32)
     colours = torch.randint(0, 256, (16, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     images = torch.cat([images, colours])
-    seen = page.locator(".bl-playground").evaluate("""async (root, pixels) =>
-        [...(await root.ask("features", {pixels: Uint8Array.from(pixels)})).features]""", images.flatten().tolist())
+    seen = page.locator(".bl-playground").evaluate(
+        """async (root, pixels) =>
+        [...(await root.ask("features", {pixels: Uint8Array.from(pixels)})).features]""",
+        images.flatten().tolist(),
+    )
     model = bitlib.create_model("glyphs-L", pretrained=True).eval()
     with torch.no_grad():
         wanted = model.forward_head(model.forward_features(to_input(images)), pre_logits=True)
@@ -148,11 +153,19 @@ def png(colour) -> bytes:
 def test_picture_files(play):
     page = play()
     files = page.locator(".bl-classes input[type=file]").first
-    after_fit(page, lambda: files.set_input_files([
-        {"name": f"{c}.png", "mimeType": "image/png", "buffer": png(c)} for c in ("red", "blue")]))
+    after_fit(
+        page,
+        lambda: files.set_input_files(
+            [{"name": f"{c}.png", "mimeType": "image/png", "buffer": png(c)} for c in ("red", "blue")]
+        ),
+    )
     assert "12 examples" in part(page, "status").inner_text()
-    red = page.locator(".bl-shelf").first.locator("canvas").nth(1).evaluate(
-        "c => [...c.getContext('2d').getImageData(16, 16, 1, 1).data]")
+    red = (
+        page.locator(".bl-shelf")
+        .first.locator("canvas")
+        .nth(1)
+        .evaluate("c => [...c.getContext('2d').getImageData(16, 16, 1, 1).data]")
+    )
     assert red == [255, 0, 0, 255]
     files.set_input_files([{"name": "x.png", "mimeType": "image/png", "buffer": b"no picture"}])
     page.wait_for_function("() => document.querySelector('[data-part=status]').textContent.includes('no picture')")
@@ -173,8 +186,12 @@ def test_examples_as_a_file(play, tmp_path):
     content = json.loads((tmp_path / "examples.json").read_text())
     many = {**content, "classes": content["classes"] * 2}
     short = {**content, "classes": [{"name": "a", "examples": ["AAAA"]}]}
-    for wrong, why in (("{", "no file of examples"), ("[]", "no file of examples"), (json.dumps(many), "more than 10 classes"),
-                       (json.dumps(short), "32 by 32")):
+    for wrong, why in (
+        ("{", "no file of examples"),
+        ("[]", "no file of examples"),
+        (json.dumps(many), "more than 10 classes"),
+        (json.dumps(short), "32 by 32"),
+    ):
         Path(tmp_path / "wrong.json").write_text(wrong)
         part(again, "import").set_input_files(tmp_path / "wrong.json")
         again.get_by_text("That failed: ").filter(has_text=why).wait_for()

@@ -48,6 +48,7 @@ def test_interrupted_and_resumed(tmp_path, monkeypatch):
         if len(calls) == 20:
             raise MemoryError
         return real(*args)
+
     monkeypatch.setattr(pretrain_module, "augment", dying)
     with pytest.raises(MemoryError):
         pretrain(toy_task(), Upstream(**RECIPE), "cpu", checkpoint=file, checkpoint_every=7, progress=False)
@@ -68,5 +69,6 @@ def test_device_batch_changes_batch_norm_and_nothing_else(monkeypatch):
     def losses(arch, size):
         recipe = Upstream(**{**RECIPE, "arch": arch, "steps": 4, "device_batch": size})
         return [row["loss"] for row in pretrain(toy_task(), recipe, "cpu", progress=False).history.rows]
+
     assert losses("tiny", None) == losses("tiny", 2)
     assert losses("tiny-bn", None)[1:] != losses("tiny-bn", 2)[1:]

@@ -1,4 +1,5 @@
 """What the pages say in words about results/*.json, held against the files: sentences are not read from them."""
+
 import json
 from pathlib import Path
 from statistics import fmean, stdev
@@ -61,8 +62,10 @@ def test_results_page_on_cifar10():
 
 
 def test_results_page_on_sizes():
-    big, small = (sum(p.numel() for n, p in create_model(m).named_parameters() if not n.startswith("head."))
-                  for m in ("R50x1", "photos-L"))
+    big, small = (
+        sum(p.numel() for n, p in create_model(m).named_parameters() if not n.startswith("head."))
+        for m in ("R50x1", "photos-L")
+    )
     assert big > 10 * small  # "more than ten times the weights"
 
 
@@ -80,8 +83,9 @@ def test_one_shot_spreads_further_than_five():
     assert stdev(tuned["1"]) > 3 * stdev(tuned["5"])
 
 
-@pytest.mark.parametrize("name", ["batch_size", "batch_size_cifar10", "device_batch", "distillation", "cifar10_full",
-                                  "cifar10_student"])
+@pytest.mark.parametrize(
+    "name", ["batch_size", "batch_size_cifar10", "device_batch", "distillation", "cifar10_full", "cifar10_student"]
+)
 def test_every_cell_has_three_seeds(name):
     data = load(name)
     assert data["seeds"] == [0, 1, 2] and data["commit"] and data["torch"] and data["device"]

@@ -1,4 +1,5 @@
 """The built website in a real headless Chromium, every host but the local one out of reach."""
+
 import gzip
 import importlib.util
 from pathlib import Path

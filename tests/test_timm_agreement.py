@@ -1,4 +1,5 @@
 """The same official-format file in our network and in timm's: a second implementation, written by others."""
+
 import pytest
 import timm
 import torch

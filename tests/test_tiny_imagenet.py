@@ -1,4 +1,5 @@
 """Tiny-ImageNet and packed sets, on small folders written in the official layouts."""
+
 import hashlib
 import zipfile
 from pathlib import Path
@@ -77,11 +78,14 @@ def test_from_the_archive_verified(home, tmp_path, monkeypatch):
     assert len(load_task("tiny-imagenet").train) == 12
 
 
-@pytest.mark.parametrize("damage, message", [
-    (lambda root: (root / "wnids.txt").unlink(), "wnids.txt is missing"),
-    (lambda root: [p.unlink() for p in (root / "train" / "n01" / "images").iterdir()], "n01/images holds no pictures"),
-    (lambda root: (root / "val" / "images" / "val_0.JPEG").write_bytes(b"no"), "val_0.JPEG is not a readable image"),
-])
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda root: (root / "wnids.txt").unlink(), "wnids.txt is missing"),
+        (lambda root: [p.unlink() for p in (root / "train" / "n01" / "images").iterdir()], "n01/images holds no pictures"),
+        (lambda root: (root / "val" / "images" / "val_0.JPEG").write_bytes(b"no"), "val_0.JPEG is not a readable image"),
+    ],
+)
 def test_a_damaged_folder_is_named_and_nothing_is_kept(home, tmp_path, damage, message):
     root = official(tmp_path / "copy", per_class=4, val=3)
     damage(root)

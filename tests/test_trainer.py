@@ -1,4 +1,5 @@
 """The loop: exact micro-batches, exact resume, saving on interruption, and saying what went wrong."""
+
 import os
 import shutil
 import signal
@@ -163,6 +164,7 @@ def test_evaluation_during_training_changes_nothing():
     def look(model):
         seen.append(model.training)
         return {"accuracy": len(seen)}
+
     plain, _ = run(TINY_BN)
     watched, history = run(TINY_BN, settings=settings(evaluate_every=2), evaluate=look)
     assert difference(plain, watched) == 0 and seen == [False] * 3
@@ -173,6 +175,7 @@ def test_non_finite_loss_stops_and_says_where():
     def poisoned(step):
         x, y = batch(step)
         return (x * float("nan"), y) if step == 4 else (x, y)
+
     with pytest.raises(UserError, match="the loss is nan at step 4; lower the learning rate"):
         run(batch=poisoned)
 
@@ -191,8 +194,10 @@ def test_bf16_stays_near_fp32():
     assert half.column("loss")[1] != full.column("loss")[1]
 
 
-@pytest.mark.parametrize("wrong, message", [({"precision": "fp8"}, "fp8"), ({"micro_batches": 0}, "micro-batches is 0"),
-                                            ({"ema": 1.0}, "ema is 1.0")])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [({"precision": "fp8"}, "fp8"), ({"micro_batches": 0}, "micro-batches is 0"), ({"ema": 1.0}, "ema is 1.0")],
+)
 def test_settings_are_checked(wrong, message):
     with pytest.raises(UserError, match=message):
         settings(**wrong)
@@ -254,14 +259,16 @@ def test_moving_average_against_plain_python(arch):
     def look(model):
         seen.append({k: v.clone() for k, v in model.state_dict().items()})
         return {}
+
     seen = []
     run(arch, settings=settings(5, evaluate_every=1), evaluate=look)
     trained, seen = seen, []
     averaged, _ = run(arch, settings=settings(5, ema=0.7, evaluate_every=1), evaluate=look)
     expected = trained[0]
     for state in trained[1:]:
-        expected = {k: 0.7 * v + 0.3 * state[k] if k in dict(averaged.named_parameters()) else state[k]
-                    for k, v in expected.items()}
+        expected = {
+            k: 0.7 * v + 0.3 * state[k] if k in dict(averaged.named_parameters()) else state[k] for k, v in expected.items()
+        }
     for key, value in averaged.state_dict().items():
         torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-7)
         assert torch.equal(value, seen[-1][key])  # and that is what was evaluated on the way
@@ -289,6 +296,7 @@ def test_batches_made_ahead_are_the_same_batches():
     def seen(step):
         threads.append(threading.current_thread())
         return batch(step)
+
     assert difference(run()[0], run(batch=seen, settings=settings(prefetch=3))[0]) == 0
     assert threading.main_thread() not in threads and len(threads) == 6
 
@@ -306,6 +314,7 @@ def test_a_batch_that_fails_ahead_is_reported():
         if step == 2:
             raise UserError("picture 2 is not readable")
         return batch(step)
+
     with pytest.raises(UserError, match="picture 2"):
         run(batch=broken, settings=settings(prefetch=4))
 

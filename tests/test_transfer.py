@@ -1,4 +1,5 @@
 """Fine-tuning, freezing, the linear probe and the few-shot protocol, on small networks and on the real digits."""
+
 import csv
 import json
 from dataclasses import replace
@@ -23,7 +24,8 @@ def tiny(arch=TINY, classes: int = 3, seed: int = 0) -> ResNetV2:
 
 def rule(task, steps: int = 25, **kwargs) -> HyperRule:
     return HyperRule(len(task.train), task.image_size).adapted(
-        **{"steps": steps, "batch_size": 12, "base_lr": 0.05, "resolution": (14, 12), **kwargs})
+        **{"steps": steps, "batch_size": 12, "base_lr": 0.05, "resolution": (14, 12), **kwargs}
+    )
 
 
 def test_the_rule_is_followed_to_the_letter():
@@ -91,6 +93,7 @@ def test_resume_after_a_kill_gives_the_same_bits(tmp_path, monkeypatch):
         if len(calls) == 15:
             raise MemoryError
         return real(*args, **kwargs)
+
     whole = finetune(tiny(), task, rule(task), progress=False)
     monkeypatch.setattr(bitlib.transfer, "augment", dying)
     with pytest.raises(MemoryError):
@@ -114,7 +117,7 @@ def test_frozen_parts_stay_bit_for_bit_through_a_whole_run(arch, until):
         if frozen:
             assert torch.equal(value, before[key]), key
     assert model.head.weight.any()  # freezing must not take the new head with it
-    assert run.config["frozen"] == order[:order.index(until)]
+    assert run.config["frozen"] == order[: order.index(until)]
 
 
 def test_freeze_refuses_what_it_does_not_know():
@@ -169,6 +172,7 @@ def test_real_digits_gain_from_the_course_weights():
     """One seed of what notebook 01 shows over five."""
     task = load_task("digits", shots=5, seed=0)
     tuned = finetune(create_model("glyphs-L", 10, pretrained=True), task, progress=False)
-    scratch = finetune(create_model("glyphs-L", 10, seed=0), task, default_rule(tuned.model, task).adapted(base_lr=0.1),
-                       progress=False)
+    scratch = finetune(
+        create_model("glyphs-L", 10, seed=0), task, default_rule(tuned.model, task).adapted(base_lr=0.1), progress=False
+    )
     assert tuned.test_accuracy > 0.88 and tuned.test_accuracy > scratch.test_accuracy + 0.05

@@ -1,4 +1,5 @@
 """The torchvision sets, on small folders written in their official layouts."""
+
 import hashlib
 import pickle
 from pathlib import Path
@@ -25,15 +26,19 @@ def cifar_batch(path: Path, n: int, label_key: str, classes: int, start: int) ->
 
 def approve(monkeypatch, cls, folder: Path) -> None:
     """Give torchvision the checksums of our small files, so that its verification runs, and passes, on them."""
+
     def rows(listed):
         return [[name, hashlib.md5((folder / name).read_bytes()).hexdigest()] for name, _ in listed]
+
     monkeypatch.setattr(cls, "train_list", rows(cls.train_list))
     monkeypatch.setattr(cls, "test_list", rows(cls.test_list))
     monkeypatch.setattr(cls, "meta", {**cls.meta, "md5": rows([[cls.meta["filename"], ""]])[0][1]})
 
 
-@pytest.mark.parametrize("name, cls, key, classes", [("cifar10", datasets.CIFAR10, "labels", 10),
-                                                     ("cifar100", datasets.CIFAR100, "fine_labels", 100)])
+@pytest.mark.parametrize(
+    "name, cls, key, classes",
+    [("cifar10", datasets.CIFAR10, "labels", 10), ("cifar100", datasets.CIFAR100, "fine_labels", 100)],
+)
 def test_cifar(tmp_path, monkeypatch, name, cls, key, classes):
     monkeypatch.setenv("BITLIB_HOME", str(tmp_path))
     base = tmp_path / "data" / cls.base_folder
@@ -82,9 +87,14 @@ def test_flowers(tmp_path, monkeypatch):
     scipy.io.savemat(base / "imagelabels.mat", {"labels": labels})
     splits = {key: np.arange(a, b)[None] for key, a, b in (("trnid", 1, 103), ("valid", 103, 205), ("tstid", 205, 307))}
     scipy.io.savemat(base / "setid.mat", splits)
-    monkeypatch.setattr(datasets.Flowers102, "_file_dict", {
-        k: (name, hashlib.md5((base / name).read_bytes()).hexdigest() if (base / name).exists() else md5)
-        for k, (name, md5) in datasets.Flowers102._file_dict.items()})
+    monkeypatch.setattr(
+        datasets.Flowers102,
+        "_file_dict",
+        {
+            k: (name, hashlib.md5((base / name).read_bytes()).hexdigest() if (base / name).exists() else md5)
+            for k, (name, md5) in datasets.Flowers102._file_dict.items()
+        },
+    )
     task = load_task("flowers102")
     assert (len(task.train), len(task.val), len(task.test), task.num_classes) == (102, 102, 102, 102)
     assert task.test.paths[0].name == "image_00205.jpg" and int(task.test.labels[0]) == 0
@@ -97,6 +107,7 @@ def test_without_a_network_the_line_says_what_to_put_where(tmp_path, monkeypatch
 
     def refuse(*args, **kwargs):
         raise OSError("Network is unreachable")
+
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     with pytest.raises(UserError, match=f"{name} is not in {tmp_path / 'data'} and cannot be downloaded .*copy that folder"):
         load_task(name)
@@ -111,12 +122,14 @@ def test_a_damaged_archive_is_not_unpickled(tmp_path, monkeypatch):
     class Bomb:
         def __reduce__(self):
             return Path.touch, (tmp_path / "exploded",)
+
     for file, _ in [*datasets.CIFAR10.train_list, *datasets.CIFAR10.test_list, ["batches.meta", ""]]:
         (base / file).write_bytes(pickle.dumps(Bomb()))
     import urllib.request
 
     def refuse(*args, **kwargs):
         raise OSError("no network")
+
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     with pytest.raises(UserError):
         load_task("cifar10")

@@ -1,4 +1,5 @@
 """Weight files: what is written comes back to the bit, and whatever does not fit is named before anything changes."""
+
 import re
 import zipfile
 
@@ -41,13 +42,25 @@ def rewrite(path, change) -> None:
 
 def test_keys_of_the_official_layout():
     """The layout as documented, key by key, for the parts that differ from one another."""
-    assert {npz_key(name) for name in (
-        "root.conv.weight", "stage1.unit01.a.proj.weight", "stage4.unit03.b.norm.bias", "stage2.unit02.c.conv.weight",
-        "norm.weight", "head.weight", "head.bias",
-    )} == {
-        "resnet/root_block/standardized_conv2d/kernel", "resnet/block1/unit01/a/proj/standardized_conv2d/kernel",
-        "resnet/block4/unit03/b/group_norm/beta", "resnet/block2/unit02/c/standardized_conv2d/kernel",
-        "resnet/group_norm/gamma", "resnet/head/conv2d/kernel", "resnet/head/conv2d/bias",
+    assert {
+        npz_key(name)
+        for name in (
+            "root.conv.weight",
+            "stage1.unit01.a.proj.weight",
+            "stage4.unit03.b.norm.bias",
+            "stage2.unit02.c.conv.weight",
+            "norm.weight",
+            "head.weight",
+            "head.bias",
+        )
+    } == {
+        "resnet/root_block/standardized_conv2d/kernel",
+        "resnet/block1/unit01/a/proj/standardized_conv2d/kernel",
+        "resnet/block4/unit03/b/group_norm/beta",
+        "resnet/block2/unit02/c/standardized_conv2d/kernel",
+        "resnet/group_norm/gamma",
+        "resnet/head/conv2d/kernel",
+        "resnet/head/conv2d/bias",
     }
 
 
@@ -77,8 +90,14 @@ def test_head_of_another_size_is_left_at_zero_and_said_so(npz):
 
 def test_numbered_keys(npz):
     numbers = iter(range(1, 99))
-    rewrite(npz, lambda a: [a.__setitem__(k.replace("standardized_conv2d", f"standardized_conv2d_{next(numbers)}"), a.pop(k))
-                            for k in list(a) if "standardized" in k])
+    rewrite(
+        npz,
+        lambda a: [
+            a.__setitem__(k.replace("standardized_conv2d", f"standardized_conv2d_{next(numbers)}"), a.pop(k))
+            for k in list(a)
+            if "standardized" in k
+        ],
+    )
     model = ResNetV2(TINY, 5)
     load_npz(model, npz)
     assert equal(model, randomised())
@@ -87,13 +106,16 @@ def test_numbered_keys(npz):
 KEY = "resnet/block2/unit01/b/standardized_conv2d/kernel"
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda a: a.pop(KEY), f"lacks the entry {KEY}"),
-    (lambda a: a.update({"resnet/block9/x": np.zeros(3, np.float32)}), "has the entry resnet/block9/x"),
-    (lambda a: a.update({KEY: a[KEY][..., :3]}), rf"{KEY} has the shape \(3, 3, 16, 3\), .* needs \(3, 3, 16, 16\)"),
-    (lambda a: a.update({KEY: a[KEY] * np.nan}), f"{KEY} holds values that are not finite"),
-    (lambda a: a.update({KEY: a[KEY].astype(object)}), "pickled objects"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda a: a.pop(KEY), f"lacks the entry {KEY}"),
+        (lambda a: a.update({"resnet/block9/x": np.zeros(3, np.float32)}), "has the entry resnet/block9/x"),
+        (lambda a: a.update({KEY: a[KEY][..., :3]}), rf"{KEY} has the shape \(3, 3, 16, 3\), .* needs \(3, 3, 16, 16\)"),
+        (lambda a: a.update({KEY: a[KEY] * np.nan}), f"{KEY} holds values that are not finite"),
+        (lambda a: a.update({KEY: a[KEY].astype(object)}), "pickled objects"),
+    ],
+)
 def test_what_does_not_fit_is_named_and_nothing_is_loaded(npz, change, message):
     rewrite(npz, change)
     model = randomised(seed=4)
@@ -110,8 +132,10 @@ def test_files_that_are_no_archive(npz, content):
             np.save(f, np.zeros(3))
     else:
         import pickle
-        npz.write_bytes({"cut": raw[:len(raw) // 2], "text": b"hello", "empty": b"",
-                         "pickle": pickle.dumps({"a": 1})}[content])
+
+        npz.write_bytes(
+            {"cut": raw[: len(raw) // 2], "text": b"hello", "empty": b"", "pickle": pickle.dumps({"a": 1})}[content]
+        )
     with pytest.raises(WeightsError) as caught:
         load_npz(randomised(), npz)
     assert "w.npz" in str(caught.value) and "\n" not in str(caught.value)
@@ -163,10 +187,14 @@ def test_sixteen_bit_storage_is_loaded_as_float32(tmp_path):
         torch.testing.assert_close(state[name], p, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("spoil, message", [
-    (lambda p: p.write_bytes(p.read_bytes()[:-100]), "damaged or cut short"), (lambda p: p.write_bytes(b"x"), "damaged"),
-    (lambda p: p.unlink(), "does not exist"),
-])
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda p: p.write_bytes(p.read_bytes()[:-100]), "damaged or cut short"),
+        (lambda p: p.write_bytes(b"x"), "damaged"),
+        (lambda p: p.unlink(), "does not exist"),
+    ],
+)
 def test_damaged_safetensors(tmp_path, spoil, message):
     path = tmp_path / "m.safetensors"
     save_weights(randomised(), path, {})
@@ -177,6 +205,7 @@ def test_damaged_safetensors(tmp_path, spoil, message):
 
 def test_foreign_safetensors(tmp_path):
     from safetensors.torch import save_file
+
     save_file({"w": torch.zeros(2)}, tmp_path / "m.safetensors")
     with pytest.raises(WeightsError, match="not written by bitlib"):
         create_model(str(tmp_path / "m.safetensors"))
@@ -224,6 +253,7 @@ def test_official_names_are_fetched_into_the_cache_or_explained(monkeypatch):
 
     def refuse(*args, **kwargs):
         raise urllib.error.URLError(OSError("Network is unreachable"))
+
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     with pytest.raises(UserError) as caught:
         create_model("BiT-M-R50x1", 10, pretrained=True)

@@ -1,4 +1,5 @@
 """Tasks: where pictures and labels come from, and how a batch of them is augmented. Knows nothing of models."""
+
 from __future__ import annotations
 
 import difflib

@@ -1,4 +1,5 @@
 """Random crop and flip, drawn for each picture of a batch, on whatever device holds the batch."""
+
 from __future__ import annotations
 
 import torch
@@ -14,8 +15,9 @@ def resize(images: Tensor, side: int) -> Tensor:
     return out.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def augment(images: Tensor, crop: int, generator: torch.Generator, random_crop: bool = True,
-            random_flip: bool = True) -> Tensor:
+def augment(
+    images: Tensor, crop: int, generator: torch.Generator, random_crop: bool = True, random_flip: bool = True
+) -> Tensor:
     """Cut a square of side `crop` out of every picture and mirror every second one on average.
 
     images: uint8 [N, 3, S, S] with S >= crop. generator: a CPU generator; each picture has draws of its own.

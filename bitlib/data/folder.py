@@ -1,4 +1,5 @@
 """A folder of class folders, read with Pillow: DATA/class/picture.jpg, or DATA/{train,val,test}/class/picture.jpg."""
+
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
@@ -74,8 +75,13 @@ class FileImages:
 
 def list_images(folder: Path) -> list[Path]:
     """Picture files anywhere under `folder`, sorted; hidden files and folders are passed over."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
-                  and not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    return sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in SUFFIXES
+        and p.is_file()
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    )
 
 
 def class_folders(folder: Path) -> list[Path]:
@@ -88,8 +94,9 @@ def _read_split(folder: Path, names: list[str]) -> tuple[list[Path], Tensor]:
     for label, name in enumerate(names):
         found = list_images(folder / name)
         if not found:
-            raise UserError(f"{folder / name} holds no pictures ({', '.join(sorted(SUFFIXES))}); "
-                            "add some, or remove the folder")
+            raise UserError(
+                f"{folder / name} holds no pictures ({', '.join(sorted(SUFFIXES))}); add some, or remove the folder"
+            )
         paths += found
         labels += [label] * len(found)
     return paths, torch.tensor(labels)
@@ -110,8 +117,10 @@ def load_folder(path: str | Path, skip_bad: bool = False) -> Task:
     base = root / "train" if ready_split else root
     names = [p.name for p in class_folders(base)]
     if len(names) < 2:
-        raise UserError(f"{base} holds {len(names)} class folder{'s' * (len(names) != 1)}; "
-                        "classification takes two or more, each with its pictures inside")
+        raise UserError(
+            f"{base} holds {len(names)} class folder{'s' * (len(names) != 1)}; "
+            "classification takes two or more, each with its pictures inside"
+        )
 
     def read(folder: Path) -> FileImages:
         paths, labels = _read_split(folder, names)
@@ -147,8 +156,15 @@ def load_folder(path: str | Path, skip_bad: bool = False) -> Task:
         need(everything, MIN_PER_CLASS, f"each class needs {MIN_PER_CLASS} or more (train, validation, test)")
         train, val, test = (everything.subset(i) for i in split_indices(everything.labels, (0.15, 0.15)))
     marks = [(str(p.relative_to(root)), p.stat().st_size) for s in (train, val, test) for p in s.paths]
-    return Task(f"folder:{root.name}", train, val, test, tuple(names), _usual_size(train.paths),
-                fingerprint=fingerprint(names, [len(s) for s in (train, val, test)], marks))
+    return Task(
+        f"folder:{root.name}",
+        train,
+        val,
+        test,
+        tuple(names),
+        _usual_size(train.paths),
+        fingerprint=fingerprint(names, [len(s) for s in (train, val, test)], marks),
+    )
 
 
 def _readable(path: Path) -> bool:
@@ -165,7 +181,7 @@ def _usual_size(paths: list[Path], sample: int = 101) -> tuple[int, int]:
     from PIL import Image
 
     sizes = []
-    for path in paths[::max(1, len(paths) // sample)]:
+    for path in paths[:: max(1, len(paths) // sample)]:
         try:
             with Image.open(path) as picture:
                 sizes.append(picture.size)

@@ -4,6 +4,7 @@ A class is a character; a picture is one of its fonts under a random affine and 
 and noise. Three nested sizes play the part of BiT-S, -M and -L. No class is a digit or a number of any script (so that
 handwritten digits are new downstream), and whole scripts are kept out for downstream tasks.
 """
+
 from __future__ import annotations
 
 import functools
@@ -24,10 +25,22 @@ XS_COPIES = 20  # how often "xs" draws each of its few glyphs for validation and
 HELD_OUT_SCRIPTS = ("ARMENIAN", "GEORGIAN")
 # The last two fonts are kept for validation and test; the others draw the training pictures.
 FONTS = (
-    "DejaVuSans", "DejaVuSans-Bold", "DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique",
-    "DejaVuSansMono-BoldOblique", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic",
-    "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta",
-    "DejaVuSans-Oblique", "DejaVuSans-BoldOblique",
+    "DejaVuSans",
+    "DejaVuSans-Bold",
+    "DejaVuSansMono",
+    "DejaVuSansMono-Bold",
+    "DejaVuSansMono-Oblique",
+    "DejaVuSansMono-BoldOblique",
+    "DejaVuSerif",
+    "DejaVuSerif-Bold",
+    "DejaVuSerif-Italic",
+    "DejaVuSerif-BoldItalic",
+    "STIXGeneral",
+    "STIXGeneralBol",
+    "STIXGeneralItalic",
+    "STIXGeneralBolIta",
+    "DejaVuSans-Oblique",
+    "DejaVuSans-BoldOblique",
 )
 VAL_FONT, TEST_FONT = len(FONTS) - 2, len(FONTS) - 1
 MASK = 48  # side of a glyph's mask in pixels
@@ -35,8 +48,7 @@ SIDE = 32  # side of the pictures kept for validation and test
 
 
 def _is_number(char: str) -> bool:
-    return unicodedata.numeric(char, None) is not None or any(
-        c.isdigit() for c in unicodedata.normalize("NFKC", char))
+    return unicodedata.numeric(char, None) is not None or any(c.isdigit() for c in unicodedata.normalize("NFKC", char))
 
 
 def _draw(char: str, font) -> np.ndarray | None:
@@ -115,8 +127,11 @@ def draw_pictures(masks: Tensor, side: int, generator: torch.Generator) -> Tenso
     ink = F.grid_sample(ink, grid + bend.permute(0, 2, 3, 1), mode="bilinear", align_corners=False)
     ink = torch.sigmoid((ink - between(7, 0.2, 0.55).view(n, 1, 1, 1)) * 12)
     # Half of the pictures lose resolution, down to 8 x 8.
-    for low_side, chosen in ((side // 4, uniform[8] < 0.2), (side // 3, (uniform[8] >= 0.2) & (uniform[8] < 0.35)),
-                             (side // 2, (uniform[8] >= 0.35) & (uniform[8] < 0.5))):
+    for low_side, chosen in (
+        (side // 4, uniform[8] < 0.2),
+        (side // 3, (uniform[8] >= 0.2) & (uniform[8] < 0.35)),
+        (side // 2, (uniform[8] >= 0.35) & (uniform[8] < 0.5)),
+    ):
         coarse = F.interpolate(F.adaptive_avg_pool2d(ink, low_side), (side, side), mode="bilinear", align_corners=False)
         ink = torch.where(chosen.view(n, 1, 1, 1), coarse, ink)
     # Two colours that differ in brightness by 0.35 of the range or more; half of the pictures are grey.
@@ -154,7 +169,7 @@ class GlyphImages:
 
 
 def load_glyphs(name: str = "glyphs") -> Task:
-    """"glyphs" (the same as "glyphs-l"), "glyphs-m", "glyphs-s", or a script kept out, such as "glyphs-armenian".
+    """ "glyphs" (the same as "glyphs-l"), "glyphs-m", "glyphs-s", or a script kept out, such as "glyphs-armenian".
 
     Training pictures are drawn anew at every step. Validation and test pictures are drawn once, from one font each
     that training never sees; a character that this font lacks is not in that split. "glyphs-xs", 20 characters for
@@ -166,17 +181,17 @@ def load_glyphs(name: str = "glyphs") -> Task:
     if wanted in SCALES:
         classes = [i for i, char in enumerate(chars) if _script(char) not in HELD_OUT_SCRIPTS]
         order = torch.randperm(len(classes), generator=torch.Generator().manual_seed(0)).tolist()
-        classes = sorted(classes[i] for i in order[:SCALES[wanted]])  # nested: s is part of m, m of l
+        classes = sorted(classes[i] for i in order[: SCALES[wanted]])  # nested: s is part of m, m of l
     elif wanted in scripts:
         classes = [i for i, char in enumerate(chars) if _script(char) == scripts[wanted]]
     else:
-        raise UserError(f"unknown task {name!r}; the glyph tasks are "
-                        + ", ".join(f"glyphs-{n}" for n in (*SCALES, *scripts)))
+        raise UserError(f"unknown task {name!r}; the glyph tasks are " + ", ".join(f"glyphs-{n}" for n in (*SCALES, *scripts)))
     renumber = torch.full((len(chars),), -1)
     renumber[torch.tensor(classes)] = torch.arange(len(classes))
     splits = {}
-    for i, (split, inside) in enumerate({"train": fonts < VAL_FONT, "val": fonts == VAL_FONT,
-                                         "test": fonts == TEST_FONT}.items()):
+    for i, (split, inside) in enumerate(
+        {"train": fonts < VAL_FONT, "val": fonts == VAL_FONT, "test": fonts == TEST_FONT}.items()
+    ):
         chosen = (inside & (renumber[labels] >= 0)).nonzero()[:, 0]
         splits[split] = GlyphImages(masks[chosen], renumber[labels[chosen]])
         if split != "train":
@@ -184,8 +199,15 @@ def load_glyphs(name: str = "glyphs") -> Task:
             splits[split] = _draw_once(splits[split].subset(torch.arange(len(chosen)).repeat(copies)), seed=i)
     names = tuple(chars[i] for i in classes)
     mark = fingerprint(names, hashlib.sha256(masks[renumber[labels] >= 0].numpy().tobytes()).hexdigest())
-    return Task("glyphs-l" if name == "glyphs" else name, **splits, class_names=names, image_size=(SIDE, SIDE),
-                random_crop=False, random_flip=False, fingerprint=mark)
+    return Task(
+        "glyphs-l" if name == "glyphs" else name,
+        **splits,
+        class_names=names,
+        image_size=(SIDE, SIDE),
+        random_crop=False,
+        random_flip=False,
+        fingerprint=mark,
+    )
 
 
 def _draw_once(images: GlyphImages, seed: int) -> ArrayImages:

@@ -1,4 +1,5 @@
 """Data sets of small pictures, decoded once into one .npz file of the cache, because they are read again and again."""
+
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
@@ -36,8 +37,10 @@ def pack(path: Path, train: Listing, test: Listing, class_names: list[str], side
 def pack_folder(path: Path, folder: Path, side: int) -> None:
     """The same for FOLDER/train/CLASS and FOLDER/test/CLASS. Raises UserError where that is not what the folder holds."""
     names = [p.name for p in class_folders(folder / "train")] if (folder / "train").is_dir() else []
-    listings = [[(picture, label) for label, name in enumerate(names) for picture in list_images(folder / split / name)]
-                for split in ("train", "test")]
+    listings = [
+        [(picture, label) for label, name in enumerate(names) for picture in list_images(folder / split / name)]
+        for split in ("train", "test")
+    ]
     for split, listing in zip(("train", "test"), listings):
         if not names or {label for _, label in listing} != set(range(len(names))):
             raise UserError(f"{folder} needs pictures in {split}/CLASS, for the same classes in train and in test")
@@ -48,8 +51,10 @@ def load_packed(path: Path) -> tuple[ArrayImages, ArrayImages, tuple[str, ...]]:
     """(train, test, class names) of such a file. Raises UserError where it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            splits = [ArrayImages(torch.from_numpy(file[f"{s}_images"]), torch.from_numpy(file[f"{s}_labels"]))
-                      for s in ("train", "test")]
+            splits = [
+                ArrayImages(torch.from_numpy(file[f"{s}_images"]), torch.from_numpy(file[f"{s}_labels"]))
+                for s in ("train", "test")
+            ]
             return *splits, tuple(str(name) for name in file["class_names"])
     except Exception as error:  # a damaged archive fails in zipfile, zlib or NumPy, each in its own way
         raise UserError(f"{path} is damaged ({type(error).__name__}); delete it, and it will be made again") from None

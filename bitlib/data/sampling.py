@@ -2,6 +2,7 @@
 
 Nothing here has a state, so a resumed run needs the number of its step and nothing else to go on exactly.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -42,6 +43,6 @@ class BatchOrder:
         while start < stop:
             epoch, offset = divmod(start, self.size)
             taken = min(self.size - offset, stop - start)
-            parts.append(self._permutation(epoch)[offset:offset + taken])
+            parts.append(self._permutation(epoch)[offset : offset + taken])
             start += taken
         return torch.cat(parts)

@@ -1,4 +1,5 @@
 """What a task is: three splits of pictures with labels, class names and a fingerprint; few-shot subsets of it."""
+
 from __future__ import annotations
 
 import hashlib
@@ -97,8 +98,10 @@ class Task:
             raise UserError(f"shots is {shots}; it must be 1 or more")
         for name, count in zip(self.class_names, torch.bincount(self.train.labels, minlength=self.num_classes).tolist()):
             if count < shots:
-                raise UserError(f"{self.name}: class {name!r} has {count} training pictures, "
-                                f"fewer than the {shots} shots asked for; ask for {count} at most")
+                raise UserError(
+                    f"{self.name}: class {name!r} has {count} training pictures, "
+                    f"fewer than the {shots} shots asked for; ask for {count} at most"
+                )
         indices = few_shot_indices(self.train.labels, shots, seed)
         mark = fingerprint(self.fingerprint, shots, seed, indices.tolist())
         return replace(self, train=self.train.subset(indices), fingerprint=mark)
@@ -130,6 +133,6 @@ def split_indices(labels: Tensor, fractions: tuple[float, float], seed: int = 0)
         members = members[torch.randperm(len(members), generator=generator)]
         n_val, n_test = (max(1, round(len(members) * f)) for f in fractions)
         val.append(members[:n_val])
-        test.append(members[n_val:n_val + n_test])
-        train.append(members[n_val + n_test:])
+        test.append(members[n_val : n_val + n_test])
+        train.append(members[n_val + n_test :])
     return tuple(torch.cat(part).sort().values for part in (train, val, test))

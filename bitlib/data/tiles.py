@@ -3,6 +3,7 @@
 The course's task that looks like nothing upstream: colour, texture and no strokes. The photographs ship with
 scikit-learn (a temple, a flower) and matplotlib (a portrait), so it needs no network. Squares do not overlap.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -29,7 +30,7 @@ def load_tiles() -> Task:
     for name, pixels in photographs.items():
         # An even number of rows and columns, so that no square lies on the border of two quarters.
         rows, columns = (n // (2 * SIDE) * 2 for n in pixels.shape[:2])
-        squares = torch.from_numpy(pixels[:rows * SIDE, :columns * SIDE].copy()).unflatten(0, (rows, SIDE))
+        squares = torch.from_numpy(pixels[: rows * SIDE, : columns * SIDE].copy()).unflatten(0, (rows, SIDE))
         squares = squares.unflatten(2, (columns, SIDE)).permute(0, 2, 4, 1, 3).flatten(0, 1)
         row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
         quarter = 2 * (row >= rows // 2).long() + (column >= columns // 2).long()

@@ -4,6 +4,7 @@
 nested sizes play the part of BiT-S, -M and -L. The official validation pictures are the test split here, because the
 labels of the official test pictures were never published.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -26,7 +27,7 @@ SHARES = {"s": 0.05, "m": 0.3, "l": 1.0}  # of the other training pictures of ev
 
 
 def load_tiny_imagenet(name: str = "tiny-imagenet") -> Task:
-    """"tiny-imagenet" (the same as "tiny-imagenet-l"), "tiny-imagenet-m" or "tiny-imagenet-s".
+    """ "tiny-imagenet" (the same as "tiny-imagenet-l"), "tiny-imagenet-m" or "tiny-imagenet-s".
 
     Of the 500 training pictures of a class, 10 are the validation split; the others, or the first 30 % or 5 % of them in
     one fixed order, are the training split. Reads the folder `data` of the cache; see `prepare_tiny_imagenet`.
@@ -39,7 +40,7 @@ def load_tiny_imagenet(name: str = "tiny-imagenet") -> Task:
         members = members[torch.randperm(len(members), generator=generator)]
         held = min(VAL_PER_CLASS, len(members) // 3)
         val.append(members[:held])
-        train.append(members[held:][:max(1, round(share * (len(members) - held)))])
+        train.append(members[held:][: max(1, round(share * (len(members) - held)))])
     splits = [everything.subset(torch.cat(part).sort().values) for part in (train, val)]
     mark = fingerprint("tiny-imagenet", names, *(s.digest() for s in (*splits, test)))
     return Task(name, *splits, test, names, (SIDE, SIDE), fingerprint=mark)
@@ -77,6 +78,7 @@ def _unpack(archive: Path) -> Path:
 
 def _listing(root: Path) -> tuple[Listing, Listing, list[str]]:
     """(training pictures, official validation pictures, class names)."""
+
     def lines(name: str) -> list[str]:
         try:
             return (root / name).read_text("utf8").splitlines()

@@ -3,6 +3,7 @@
 torchvision downloads and verifies them (MD5 of every archive). Test splits are the published ones; where a set comes
 without a validation split, a sixth of its training pictures is set aside.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -29,9 +30,11 @@ def _fetch(make: Callable, what: str, root: Path, **kwargs):
         root.mkdir(parents=True, exist_ok=True)
         return make(root, download=True, **kwargs)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"{what} is not in {root} and cannot be downloaded ({error}); on a machine with a network run "
-                        f"torchvision.datasets.{make.__name__}({str(root)!r}, download=True) and copy that folder "
-                        "here") from None
+        raise UserError(
+            f"{what} is not in {root} and cannot be downloaded ({error}); on a machine with a network run "
+            f"torchvision.datasets.{make.__name__}({str(root)!r}, download=True) and copy that folder "
+            "here"
+        ) from None
 
 
 def _without_val(train: Images) -> tuple[Images, Images]:
@@ -47,8 +50,9 @@ def _cifar(name: str, root: Path) -> Task:
     else:
         make = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
         parts = [_fetch(make, name, root, train=train) for train in (True, False)]
-        train, test = (ArrayImages(torch.from_numpy(p.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(p.targets))
-                       for p in parts)
+        train, test = (
+            ArrayImages(torch.from_numpy(p.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(p.targets)) for p in parts
+        )
         names = tuple(parts[0].classes)
     train, val = _without_val(train)
     mark = fingerprint(name, names, *(s.digest() for s in (train, val, test)))
@@ -101,7 +105,11 @@ def _file_task(name: str, splits: list[FileImages], names: tuple[str, ...]) -> T
 
 
 VISION_TASKS: dict[str, Callable[[str, Path], Task]] = {
-    "cifar10": _cifar, "cifar100": _cifar, "flowers102": _flowers, "pets": _pets, "cats-vs-dogs": _pets,
+    "cifar10": _cifar,
+    "cifar100": _cifar,
+    "flowers102": _flowers,
+    "pets": _pets,
+    "cats-vs-dogs": _pets,
 }
 
 

@@ -3,6 +3,7 @@
 After the first paragraph, lines that begin "name: meaning" become a list. Every other character stands for itself, so
 no docstring can break the build: not *args, not |error|, not a trailing_.
 """
+
 import re
 
 CODE = re.compile(r"(`[^`]+`)")
@@ -12,8 +13,7 @@ FIELD = re.compile(r"^([a-z*][\w.*]*(?:\([\w, *]*\))?(?:, [a-z][\w.]*)*)(?=: | -
 
 def inline(text: str) -> str:
     """Plain text, escaped; code in `backquotes` kept as code."""
-    return "".join(f"``{part[1:-1]}``" if CODE.fullmatch(part) else SPECIAL.sub(r"\\\1", part)
-                   for part in CODE.split(text))
+    return "".join(f"``{part[1:-1]}``" if CODE.fullmatch(part) else SPECIAL.sub(r"\\\1", part) for part in CODE.split(text))
 
 
 def to_rst(docstring: list[str]) -> list[str]:
@@ -24,7 +24,7 @@ def to_rst(docstring: list[str]) -> list[str]:
             first, listing = first and not result, False
             result.append("")
         elif not first and ended and (field := FIELD.match(line)):
-            result += [""] * (not listing) + [f"- ``{field[1]}``{inline(line[field.end(1):])}"]
+            result += [""] * (not listing) + [f"- ``{field[1]}``{inline(line[field.end(1) :])}"]
             listing = True
         elif listing and ended and line[0].isupper():  # a sentence of its own after the list
             listing = False
@@ -38,5 +38,6 @@ def to_rst(docstring: list[str]) -> list[str]:
 def setup(app):
     def convert(app, what, name, obj, options, lines):
         lines[:] = to_rst(lines)
+
     app.connect("autodoc-process-docstring", convert)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

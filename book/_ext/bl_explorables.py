@@ -1,8 +1,9 @@
 """Interactive figures on the website: their modules and the runtime in one script, and a directive for Markdown pages.
 
-```{explorable} Softmax``` shows bitlib.explore.Softmax.example(); with `:results: NAME` the figure is made from
+```{explorable} Softmax``` shows bitlib.course.explore.Softmax.example(); with `:results: NAME` the figure is made from
 results/NAME.json. A classic script and not a module, because browsers load no modules from file://.
 """
+
 import json
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class Explorable(SphinxDirective):
     option_spec = {"results": directives.unchanged_required}
 
     def run(self):
-        from bitlib import explore
+        from bitlib.course import explore
 
         kind = getattr(explore, self.arguments[0])
         if name := self.options.get("results"):

@@ -2,6 +2,7 @@
 
 What is made goes to _build/made/playground, and is made again when the weights or the exporter change.
 """
+
 import base64
 import hashlib
 import json
@@ -18,8 +19,13 @@ PARTS = Path(__file__).parent / "playground.html"
 
 def made_from() -> str:
     """A mark that changes with the weights, the exporter and the digits' results."""
-    parts = [ROOT / "bitlib" / "pretrained" / f"{MODEL}.safetensors", ROOT / "bitlib" / "export.py",
-             ROOT / "bitlib" / "norm.py", ROOT / "results" / "digits.json", Path(__file__)]
+    parts = [
+        ROOT / "bitlib" / "pretrained" / f"{MODEL}.safetensors",
+        ROOT / "bitlib" / "export.py",
+        ROOT / "bitlib" / "norm.py",
+        ROOT / "results" / "digits.json",
+        Path(__file__),
+    ]
     return hashlib.sha256(b"".join(hashlib.sha256(p.read_bytes()).digest() for p in parts)).hexdigest()
 
 
@@ -34,8 +40,10 @@ def make(app):
     MADE.mkdir(parents=True, exist_ok=True)
     export_onnx(create_model(MODEL, pretrained=True), MADE / "features.onnx", SIDE, features=True, half=True)
     task = load_task("digits")
-    splits = {name: {"images": base64.b64encode(split.images[:, 0].numpy().tobytes()).decode(), "labels": split.labels.tolist()}
-              for name, split in (("train", task.train), ("test", task.test))}
+    splits = {
+        name: {"images": base64.b64encode(split.images[:, 0].numpy().tobytes()).decode(), "labels": split.labels.tolist()}
+        for name, split in (("train", task.train), ("test", task.test))
+    }
     # The first k of a class are the k-shot draw of that seed, for every k.
     orders = [few_shot_indices(task.train.labels, 25, seed).view(10, 25).tolist() for seed in range(5)]
     results = json.loads((ROOT / "results" / "digits.json").read_text("utf8"))

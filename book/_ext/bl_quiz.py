@@ -7,6 +7,7 @@
 Each line is an option: [x] marks a right one, and the text after :: says why it is right or wrong. Question, options and
 reasons may hold inline markup and formulas. In JupyterLab the source stays readable as it is.
 """
+
 import re
 
 from docutils import nodes
@@ -71,14 +72,14 @@ def html(node, before, after):
 
 def option_start(node):
     verdict = "right" if node["right"] else "wrong"
-    return (f'<div class="bl-quiz-option" data-verdict="{verdict}"><label>'
-            f'<input type="radio" name="{node["name"]}">')
+    return f'<div class="bl-quiz-option" data-verdict="{verdict}"><label><input type="radio" name="{node["name"]}">'
 
 
 def setup(app):
     visitors = {
-        quiz: html(quiz, lambda n: '<fieldset class="bl-quiz">',
-                   '<div class="bl-quiz-live" aria-live="polite"></div></fieldset>'),
+        quiz: html(
+            quiz, lambda n: '<fieldset class="bl-quiz">', '<div class="bl-quiz-live" aria-live="polite"></div></fieldset>'
+        ),
         quiz_question: html(quiz_question, lambda n: "<legend>", "</legend>"),
         quiz_option: html(quiz_option, option_start, "</div>"),
         quiz_label: html(quiz_label, lambda n: "<span>", "</span></label>"),

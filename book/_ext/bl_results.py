@@ -3,6 +3,7 @@
 {result}`quickstart finetune 5` writes the mean and standard deviation of a cell; ```{few-shot-figure} quickstart``` draws
 all of them as an inline SVG that follows the page's colours.
 """
+
 import html
 import json
 import math
@@ -76,6 +77,7 @@ class ResultTable(SphinxDirective):
 
         def row(cells):
             return nodes.row("", *(nodes.entry("", nodes.paragraph("", cell)) for cell in cells))
+
         head += row(["", *(data.get("column", "{}-shot").format(s) for s in shots)])
         for key, label in data["methods"].items():
             body += row([label, *("{:.1f} ± {:.1f}".format(*summary(data[key][s])) for s in shots)])
@@ -92,8 +94,13 @@ class BenchTable(SphinxDirective):
     def run(self):
         parts = []
         for case in load(self.env, self.arguments[0])["cases"]:
-            words = ["Training" if case["mode"] == "train" else "Inference", f"{case['side']} px",
-                     f"batch {case['batch_size']}", case["precision"], *(["compiled"] if case["compiled"] else [])]
+            words = [
+                "Training" if case["mode"] == "train" else "Inference",
+                f"{case['side']} px",
+                f"batch {case['batch_size']}",
+                case["precision"],
+                *(["compiled"] if case["compiled"] else []),
+            ]
             parts += [nodes.rubric("", ", ".join(words)), self.table(case)]
         return parts
 
@@ -107,12 +114,16 @@ class BenchTable(SphinxDirective):
 
         def line(cells):
             return nodes.row("", *(nodes.entry("", nodes.paragraph("", cell)) for cell in cells))
+
         body = nodes.tbody()
         for name, row in rows.items():
             median, low, high = (case["batch_size"] / s for s in (row["seconds"][i] for i in (0, 2, 1)))
             cells = [name, f"{median:.1f} ({low:.1f}–{high:.1f})"]
-            cells += ["{:.2f}".format(find(rows, rival)["seconds"][0] / row["seconds"][0])
-                      for rival in BENCH_RIVALS if find(rows, rival)]
+            cells += [
+                "{:.2f}".format(find(rows, rival)["seconds"][0] / row["seconds"][0])
+                for rival in BENCH_RIVALS
+                if find(rows, rival)
+            ]
             body += line([*cells, f"{100 * row['share']:.0f} %", *([f"{row['memory'] / 2**20:.0f}"] if memory else [])])
         group += [nodes.thead("", line(heads)), body]
         table += group
@@ -151,10 +162,13 @@ def draw(data):
 
     def y(percent):
         return TOP + (100 - percent) / (100 - floor) * (HEIGHT - TOP - BOTTOM)
+
     parts, spoken = [], []
     for tick in range(floor, 101, 20 if floor < 60 else 10):
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
-                     f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick}</text>')
+        parts.append(
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
+            f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick}</text>'
+        )
     for s in shots:
         parts.append(f'<text x="{x[s]:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{s}</text>')
     parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{axis}</text>')
@@ -167,16 +181,20 @@ def draw(data):
     for i, (key, label) in enumerate(data["methods"].items()):
         stats = {s: summary(data[key][str(s)]) for s in shots}
         points = " ".join(f"{x[s]:.1f},{y(stats[s][0]):.1f}" for s in shots)
-        bars = "".join(f'<line x1="{x[s]:.1f}" x2="{x[s]:.1f}" y1="{y(m - d):.1f}" y2="{y(min(100, m + d)):.1f}"/>'
-                       for s, (m, d) in stats.items())
+        bars = "".join(
+            f'<line x1="{x[s]:.1f}" x2="{x[s]:.1f}" y1="{y(m - d):.1f}" y2="{y(min(100, m + d)):.1f}"/>'
+            for s, (m, d) in stats.items()
+        )
         dots = "".join(f'<path d="{marks[i]}" transform="translate({x[s]:.1f},{y(stats[s][0]):.1f})"/>' for s in shots)
         line_y = foot - 4 - 18 * (len(data["methods"]) - 1 - i)
-        parts.append(f'<g class="series s{i}"><polyline points="{points}"/>{bars}{dots}'
-                     f'<path d="{marks[i]}" transform="translate({WIDTH - 196},{line_y - 4})"/></g>'
-                     f'<text x="{WIDTH - 184}" y="{line_y}">{html.escape(label)}</text>')
+        parts.append(
+            f'<g class="series s{i}"><polyline points="{points}"/>{bars}{dots}'
+            f'<path d="{marks[i]}" transform="translate({WIDTH - 196},{line_y - 4})"/></g>'
+            f'<text x="{WIDTH - 184}" y="{line_y}">{html.escape(label)}</text>'
+        )
         spoken.append(f"{label}: " + ", ".join(f"{m:.0f} at {s}" for s, (m, _) in stats.items()))
     alt = html.escape(f"Test accuracy in per cent against {axis}. " + "; ".join(spoken) + ".")
-    return (f'<svg class="bl-plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{alt}">{"".join(parts)}</svg>')
+    return f'<svg class="bl-plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{alt}">{"".join(parts)}</svg>'
 
 
 def setup(app):

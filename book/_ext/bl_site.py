@@ -1,14 +1,23 @@
 """Every page forbids its browser to ask any other host, loads little, and knows the repository's address of _config.yml."""
+
 import re
 from pathlib import Path
 
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-POLICY = "; ".join([
-    "default-src 'self'", "script-src 'self' 'unsafe-inline' blob: 'wasm-unsafe-eval'", "style-src 'self' 'unsafe-inline'",
-    "img-src 'self' data: blob:", "font-src 'self' data:", "connect-src 'self'", "object-src 'none'", "base-uri 'self'",
-])
+POLICY = "; ".join(
+    [
+        "default-src 'self'",
+        "script-src 'self' 'unsafe-inline' blob: 'wasm-unsafe-eval'",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "font-src 'self' data:",
+        "connect-src 'self'",
+        "object-src 'none'",
+        "base-uri 'self'",
+    ]
+)
 
 # One icon of Font Awesome's script: its name, width and height, further names, character, outline.
 ICON = re.compile(r'(?:"([\w-]+)"|(\w+)):\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]+",(?:"[^"]*"|\[[^\]]*\])\],?')
@@ -37,6 +46,7 @@ def keep_icons_in_use(app, exception):
     def kept(icon: re.Match) -> str:
         names = {icon[1] or icon[2], *re.findall(r'"([\w-]+)"', icon[3])}
         return icon[0] if names & used else ""
+
     library.write_text(ICON.sub(kept, library.read_text("utf8")), "utf8")
 
 

@@ -3,6 +3,7 @@
 Owns how things are timed. All contestants of a case live in one process and take turns, round after round, so that a slow
 moment of the machine hits all of them; what counts are the ratios of medians. Nothing here is used for training.
 """
+
 from __future__ import annotations
 
 import statistics
@@ -20,9 +21,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from .norm import fold_standardized, use_triton
-from .resnet import ARCHS, ResNetV2
-from .trainer import History, memory_format, save_checkpoint
+from ..norm import fold_standardized, use_triton
+from ..resnet import ARCHS, ResNetV2
+from ..trainer import History, memory_format, save_checkpoint
 
 CLASSES = 1000
 
@@ -38,8 +39,10 @@ class Case:
     compiled: bool = False
 
     def __str__(self) -> str:
-        return (f"{'training' if self.mode == 'train' else 'inference'}, {self.side} px, batch {self.batch_size}, "
-                f"{self.precision}{', compiled' if self.compiled else ''}")
+        return (
+            f"{'training' if self.mode == 'train' else 'inference'}, {self.side} px, batch {self.batch_size}, "
+            f"{self.precision}{', compiled' if self.compiled else ''}"
+        )
 
 
 @dataclass
@@ -82,6 +85,7 @@ def contestants(compiled: bool = False) -> list[Contestant]:
 
     compiled: have our folded network take part a second time, compiled, in inference beside the others that are not.
     """
+
     def ours() -> nn.Module:
         return ResNetV2(ARCHS["R50x1"], CLASSES)
 
@@ -93,13 +97,18 @@ def contestants(compiled: bool = False) -> list[Contestant]:
     def as_trained(case: Case, device: torch.device) -> torch.memory_format:
         return memory_format(device, case.precision) if case.mode == "train" else torch.channels_last
 
-    found = [Contestant("bitlib R50x1", ours, as_trained),
-             Contestant("bitlib R50x1, folded", lambda: fold_standardized(ours()), modes=("infer",)),
-             Contestant("torchvision ResNet-50 (BN)", batch_norm)]
+    found = [
+        Contestant("bitlib R50x1", ours, as_trained),
+        Contestant("bitlib R50x1, folded", lambda: fold_standardized(ours()), modes=("infer",)),
+        Contestant("torchvision ResNet-50 (BN)", batch_norm),
+    ]
     if torch.cuda.is_available() and find_spec("triton"):
-        found[2:2] = [Contestant("bitlib R50x1, Triton", lambda: use_triton(ours()), modes=("train",), eager=True),
-                      Contestant("bitlib R50x1, folded, Triton", lambda: use_triton(fold_standardized(ours())),
-                                 modes=("infer",), eager=True)]
+        found[2:2] = [
+            Contestant("bitlib R50x1, Triton", lambda: use_triton(ours()), modes=("train",), eager=True),
+            Contestant(
+                "bitlib R50x1, folded, Triton", lambda: use_triton(fold_standardized(ours())), modes=("infer",), eager=True
+            ),
+        ]
     if compiled:
         found.insert(2, replace(found[1], name="bitlib R50x1, folded and compiled", compiled=True))
     try:
@@ -107,13 +116,21 @@ def contestants(compiled: bool = False) -> list[Contestant]:
     except ImportError:
         return found
     # Its weight standardisation returns contiguous weights from channels-last ones, so it is timed as it runs best.
-    return [*found, Contestant("timm BiT R50x1", lambda: timm.create_model("resnetv2_50x1_bit", num_classes=CLASSES),
-                               lambda case, device: torch.contiguous_format)]
+    return [
+        *found,
+        Contestant(
+            "timm BiT R50x1",
+            lambda: timm.create_model("resnetv2_50x1_bit", num_classes=CLASSES),
+            lambda case, device: torch.contiguous_format,
+        ),
+    ]
 
 
-def take_turns(runs: dict[str, Callable[[], object]], rounds: int, device: torch.device,
-               progress: str | bool = False) -> dict[str, list[float]]:
+def take_turns(
+    runs: dict[str, Callable[[], object]], rounds: int, device: torch.device, progress: str | bool = False
+) -> dict[str, list[float]]:
     """Seconds of every call: each function once a round, in turn. The device is waited for around each."""
+
     def wait() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
@@ -152,6 +169,7 @@ def kept_for_backward(model: nn.Module, forward: Callable[[], Tensor]) -> int:
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
+
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = forward()  # alive until the sum is taken, or an address could be used twice
     del result
@@ -218,8 +236,9 @@ class _Runner:
             self.memory = kept_for_backward(self.model, lambda: self.loss(self.model))
 
 
-def run_case(case: Case, device: torch.device, rounds: int = 10, who: list[Contestant] | None = None,
-             progress: bool = True) -> list[Row]:
+def run_case(
+    case: Case, device: torch.device, rounds: int = 10, who: list[Contestant] | None = None, progress: bool = True
+) -> list[Row]:
     """Time all contestants in this case, taking turns. Those that run out of memory have a row without figures."""
     who = [c for c in who or contestants() if case.mode in c.modes and not (case.compiled and c.eager)]
     ready: dict[str, _Runner] = {}
@@ -241,13 +260,23 @@ def run_case(case: Case, device: torch.device, rounds: int = 10, who: list[Conte
         runner, times = ready[contestant.name], spread(seconds[contestant.name])
         tflops = runner.count() / times[0] / 1e12
         first = rows[0].seconds if rows else times
-        rows.append(Row(contestant.name, times, case.batch_size / times[0], first[0] / times[0] if first else None,
-                        runner.memory, tflops, tflops / peak))
+        rows.append(
+            Row(
+                contestant.name,
+                times,
+                case.batch_size / times[0],
+                first[0] / times[0] if first else None,
+                runner.memory,
+                tflops,
+                tflops / peak,
+            )
+        )
     return rows
 
 
-def run_cases(cases: list[Case], device: torch.device, rounds: int = 10, progress: bool = True,
-              who: list[Contestant] | None = None) -> list[dict]:
+def run_cases(
+    cases: list[Case], device: torch.device, rounds: int = 10, progress: bool = True, who: list[Contestant] | None = None
+) -> list[dict]:
     """All cases, one after the other, as JSON: [{**case, "rows": [...]}, ...]."""
     done = []
     for case in tqdm(cases, "cases", leave=False, disable=not progress):
@@ -265,11 +294,11 @@ def time_parts(device: torch.device, rounds: int = 5) -> dict[str, dict]:
     """
     from PIL import Image
 
-    from .data import load_task
-    from .data.augment import augment, to_input
-    from .data.folder import FileImages
-    from .transfer import linear_probe
-    from .weights import create_model
+    from ..data import load_task
+    from ..data.augment import augment, to_input
+    from ..data.folder import FileImages
+    from ..transfer import linear_probe
+    from ..weights import create_model
 
     with tempfile.TemporaryDirectory() as folder:
         generator, files = torch.Generator().manual_seed(0), []
@@ -287,7 +316,8 @@ def time_parts(device: torch.device, rounds: int = 5) -> dict[str, dict]:
             "64 JPEGs of 500x375 decoded and resized to 160": lambda: images.batch(torch.arange(64), generator),
             "64 pictures cut to 128, mirrored, made floats": lambda: to_input(augment(decoded, 128, generator)),
             "a checkpoint of R50x1 written, with momentum": lambda: save_checkpoint(
-                Path(folder) / "state.safetensors", model, momentum, 1, History(), {}),
+                Path(folder) / "state.safetensors", model, momentum, 1, History(), {}
+            ),
             f"a linear head for {len(task.train)} digits, features and fit": lambda: linear_probe(small, task, device=device),
         }
         for run in parts.values():
@@ -306,7 +336,8 @@ def table(cases: list[dict]) -> str:
                 continue
             ratio = f"x{row['ratio']:.2f}" if row["ratio"] else ""
             memory = f"{row['memory'] / 2**20:8.0f} MiB" if row["memory"] else ""
-            lines.append(f"  {row['contestant']:<28}{row['images_per_second']:9.1f} images/s  {ratio}"
-                         f"{row['tflops']:8.2f} TFLOP/s  {row['share']:4.0%} of peak {memory}")
+            lines.append(
+                f"  {row['contestant']:<28}{row['images_per_second']:9.1f} images/s  {ratio}"
+                f"{row['tflops']:8.2f} TFLOP/s  {row['share']:4.0%} of peak {memory}"
+            )
     return "\n".join(lines)
-

@@ -3,6 +3,7 @@
 The figures have a light background of their own and colours that colour-blind readers can tell apart (Okabe and Ito);
 lines differ in marker as well.
 """
+
 from __future__ import annotations
 
 import itertools
@@ -49,8 +50,16 @@ def few_shot_curve(results: Mapping[str, Mapping[int, Sequence[float]]], chance:
     for (method, by_shots), color, marker in zip(results.items(), COLORS, MARKERS):
         shots = np.array(sorted(by_shots))
         values = [100 * np.asarray(by_shots[k]) for k in shots]
-        axes.errorbar(shots, [v.mean() for v in values], [v.std(ddof=1) if len(v) > 1 else 0 for v in values],
-                      color=color, marker=marker, capsize=3, label=method, linewidth=1.8)
+        axes.errorbar(
+            shots,
+            [v.mean() for v in values],
+            [v.std(ddof=1) if len(v) > 1 else 0 for v in values],
+            color=color,
+            marker=marker,
+            capsize=3,
+            label=method,
+            linewidth=1.8,
+        )
         axes.scatter(np.repeat(shots, [len(v) for v in values]), np.concatenate(values), s=8, color=color, alpha=0.35)
     if chance is not None:
         axes.axhline(100 * chance, color="#666666", linestyle=":", linewidth=1.2, label="guessing")
@@ -81,8 +90,9 @@ def dots(results: Mapping[str, Sequence[float]], xlabel: str = "accuracy (%)", s
     return dot_panels({"": results}, xlabel, scale, columns=1)
 
 
-def dot_panels(panels: Mapping[str, Mapping[str, Sequence[float]]], xlabel: str = "accuracy (%)", scale: float = 100,
-               columns: int = 2) -> Figure:
+def dot_panels(
+    panels: Mapping[str, Mapping[str, Sequence[float]]], xlabel: str = "accuracy (%)", scale: float = 100, columns: int = 2
+) -> Figure:
     """Several of `dots` side by side on one scale. panels: {title: {method: values}}, the same methods in each."""
     rows, count = -(-len(panels) // columns), len(next(iter(panels.values())))
     size = (6.4 if columns == 1 else 7.2, rows * (0.75 + 0.4 * count))
@@ -92,8 +102,15 @@ def dot_panels(panels: Mapping[str, Mapping[str, Sequence[float]]], xlabel: str 
         for row, (values, color, marker) in enumerate(zip(results.values(), itertools.cycle(COLORS), itertools.cycle(MARKERS))):
             values = scale * np.asarray(values)
             axes.scatter(values, np.full(len(values), row), s=14, color=color, alpha=0.4)
-            axes.errorbar(values.mean(), row, xerr=values.std(ddof=1) if len(values) > 1 else 0, color=color, marker=marker,
-                          capsize=4, linewidth=1.8)
+            axes.errorbar(
+                values.mean(),
+                row,
+                xerr=values.std(ddof=1) if len(values) > 1 else 0,
+                color=color,
+                marker=marker,
+                capsize=4,
+                linewidth=1.8,
+            )
         axes.set_yticks(range(count), results)
         axes.set_ylim(count - 0.4, -0.6)
         axes.set_title(title, fontsize=10)
@@ -136,8 +153,12 @@ def norm_axes(pictures: int = 4, channels: int = 8, groups: int = 2) -> Figure:
     A cell is one channel of one picture, with all its pixels.
     """
     n, c = np.mgrid[:pictures, :channels]
-    panels = {"batch norm": c, "layer norm": n, "instance norm": n * channels + c,
-              f"group norm, {groups} groups": n * groups + c * groups // channels}
+    panels = {
+        "batch norm": c,
+        "layer norm": n,
+        "instance norm": n * channels + c,
+        f"group norm, {groups} groups": n * groups + c * groups // channels,
+    }
     figure = Figure(figsize=(7.2, 2.2), layout="constrained", facecolor="white")
     for axes, (name, shared) in zip(figure.subplots(1, len(panels)), panels.items()):
         # Neighbouring numbers get distant colours, so that borders show.
@@ -153,13 +174,18 @@ def norm_axes(pictures: int = 4, channels: int = 8, groups: int = 2) -> Figure:
     return figure
 
 
-def learning_curve(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], ylabel: str = "training loss",
-                   smooth: int = 1, log: bool = False, xlabel: str = "step") -> Figure:
+def learning_curve(
+    curves: Mapping[str, tuple[Sequence[int], Sequence[float]]],
+    ylabel: str = "training loss",
+    smooth: int = 1,
+    log: bool = False,
+    xlabel: str = "step",
+) -> Figure:
     """Lines over steps, or over `xlabel`. curves: {name: (steps, values)}; smooth: width in steps of a moving average."""
     figure, axes = _axes()
     for (name, (steps, values)), color, style in zip(curves.items(), COLORS, itertools.cycle(("-", "--", "-.", ":"))):
         values = np.convolve(values, np.ones(smooth) / smooth, "valid") if smooth > 1 else values
-        axes.plot(list(steps)[-len(values):], values, color=color, linestyle=style, linewidth=1.8, label=name)
+        axes.plot(list(steps)[-len(values) :], values, color=color, linestyle=style, linewidth=1.8, label=name)
     if log:
         axes.set_yscale("log")
     axes.set_xlabel(xlabel)
@@ -176,8 +202,15 @@ def confusion(matrix: Tensor, names: Sequence[str], columns: str = "predicted") 
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in matrix.nonzero().tolist():
-        axes.text(column, row, int(matrix[row, column]), ha="center", va="center", fontsize=8,
-                  color="white" if shares[row, column] > 0.5 else "#222222")
+        axes.text(
+            column,
+            row,
+            int(matrix[row, column]),
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if shares[row, column] > 0.5 else "#222222",
+        )
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel(columns)

@@ -2,6 +2,7 @@
 
 The only module that knows Jupyter; the others work without it.
 """
+
 from __future__ import annotations
 
 import os
@@ -13,7 +14,7 @@ from statistics import fmean, stdev
 
 import torch
 
-from .data.task import few_shot_indices
+from ..data.task import few_shot_indices
 
 
 def setup() -> None:
@@ -40,7 +41,7 @@ def run_command(line: str, cwd: str | Path, processes: int = 1) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     print(f"$ torchrun --nproc-per-node {processes} -m {line}" if launcher else f"$ {line}")
     # The child must find the same bitlib, installed or not, and use as many threads, to give the same numbers.
-    paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     threads = max(1, torch.get_num_threads() // processes)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, *launcher, "-m", "bitlib", *arguments]
@@ -76,6 +77,7 @@ def live_probe(features: dict[str, torch.Tensor], labels: dict[str, torch.Tensor
     def refit(_=None) -> None:
         accuracy = probe_accuracy(features, labels, choose_shots.value, choose_seed.value)
         answer.value = f"draw {choose_seed.value}, {choose_shots.value}-shot: {accuracy:.1%} on validation"
+
     for control in (choose_shots, choose_seed):
         control.observe(refit, "value")
     refit()
@@ -89,7 +91,7 @@ def live_mixup(model, first: torch.Tensor, second: torch.Tensor, names, titles: 
     """
     import ipywidgets as widgets
 
-    from .data import to_input
+    from ..data import to_input
 
     weight = widgets.FloatSlider(0.5, min=0, max=1, step=0.05, description="weight")
     picture, answer = widgets.Image(format="png", width=144), widgets.HTML()
@@ -101,6 +103,7 @@ def live_mixup(model, first: torch.Tensor, second: torch.Tensor, names, titles: 
             p = model.eval()(to_input(mixed[None]))[0].softmax(0)
         rows = "".join(f"<tr><td>{names[i]}</td><td>{p[i]:.2f}</td></tr>" for i in p.argsort(descending=True)[:3].tolist())
         answer.value = f"{weight.value:.0%} {titles[0]}, {1 - weight.value:.0%} {titles[1]}<table>{rows}</table>"
+
     weight.observe(ask, "value")
     ask()
     return widgets.VBox([weight, widgets.HBox([picture, answer])])
@@ -123,23 +126,28 @@ def live_freezing(name: str, task, steps: int = 25) -> object:
     """
     import ipywidgets as widgets
 
-    from . import create_model, finetune, freeze
-    from .transfer import default_rule
+    from .. import create_model, finetune, freeze
+    from ..transfer import default_rule
 
     shots = widgets.SelectionSlider(options=(1, 5, 25), value=5, description="shots", continuous_update=False)
     # A slider cannot hold None, which is how `freeze` calls for training everything.
-    depth = widgets.SelectionSlider(options=("head", "stage4", "stage3", "everything"), description="train from",
-                                    continuous_update=False)
+    depth = widgets.SelectionSlider(
+        options=("head", "stage4", "stage3", "everything"), description="train from", continuous_update=False
+    )
     answer = widgets.Label()
 
     def run(_=None) -> None:
         few = task.few_shot(shots.value, 0)
-        model = freeze(create_model(name, task.num_classes, pretrained=True),
-                       None if depth.value == "everything" else depth.value)
+        model = freeze(
+            create_model(name, task.num_classes, pretrained=True), None if depth.value == "everything" else depth.value
+        )
         done = finetune(model, few, default_rule(model, few).adapted(steps=steps), "cpu", progress=False)
         share = sum(p.numel() for p in model.parameters() if p.requires_grad) / sum(p.numel() for p in model.parameters())
-        answer.value = (f"{share:.1%} of the weights trained: {done.evaluate('train').accuracy:.0%} of the training "
-                        f"pictures right, {done.val_accuracy:.1%} of the validation pictures")
+        answer.value = (
+            f"{share:.1%} of the weights trained: {done.evaluate('train').accuracy:.0%} of the training "
+            f"pictures right, {done.val_accuracy:.1%} of the validation pictures"
+        )
+
     for control in (shots, depth):
         control.observe(run, "value")
     run()
@@ -159,6 +167,7 @@ def live_parts(models: dict, change) -> object:
 
     def run(_=None) -> None:
         answer.value = f"the gradient moves by {change(models[norm.value], parts.value):.2g} of its length"
+
     for control in (norm, parts):
         control.observe(run, "value")
     run()
@@ -175,15 +184,16 @@ def companions_matter(x: torch.Tensor, batch: int, groups: int | None = None, tr
 
     generator, seen = torch.Generator().manual_seed(0), []
     for _ in range(trials):
-        others = 1 + torch.randperm(len(x) - 1, generator=generator)[:batch - 1]
+        others = 1 + torch.randperm(len(x) - 1, generator=generator)[: batch - 1]
         part = torch.cat([x[:1], x[others]])
         normed = F.batch_norm(part, None, None, training=True) if groups is None else F.group_norm(part, groups)
         seen.append(normed[0])
     return torch.stack(seen).std(0, correction=0).square().mean().sqrt().item()
 
 
-def probe_accuracy(features: dict[str, torch.Tensor], labels: dict[str, torch.Tensor], shots: int, seed: int,
-                   on: str = "val") -> float:
+def probe_accuracy(
+    features: dict[str, torch.Tensor], labels: dict[str, torch.Tensor], shots: int, seed: int, on: str = "val"
+) -> float:
     """Accuracy, on a split, of a linear head fitted on a balanced draw of `shots` training examples a class.
 
     The draw is that of `Task.few_shot` for the same seed. Features are standardised with the draw's own mean and deviation.

@@ -4,6 +4,7 @@ Owns the Python side: one anywidget class a figure, its traits, their limits, an
 The figure itself is one ES module under `explorables/`. On the website the same module is mounted from the static HTML
 that `_repr_mimebundle_` puts beside the live widget. Needs ipywidgets and anywidget, which the `course` extra brings.
 """
+
 from __future__ import annotations
 
 import base64
@@ -18,8 +19,8 @@ import traitlets as t
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..hyperrule import HyperRule
 from . import plots
-from .hyperrule import HyperRule
 
 FOLDER = Path(__file__).parent / "explorables"
 KIT = (FOLDER / "kit.mjs").read_text("utf8")
@@ -57,8 +58,10 @@ class Explorable(anywidget.AnyWidget):
         # "<" is escaped, so that no text in the state can end the script element.
         state = json.dumps(self.state(), sort_keys=True, separators=(",", ":")).replace("<", "\\u003c")
         source = _data_url(_png(self.picture()))
-        return (f'<div class="bl-explorable" data-explorable="{self.module}"><script type="application/json">{state}</script>'
-                f'<img class="bl-fallback" loading="lazy" alt="{html.escape(self.alt)}" src="{source}"></div>')
+        return (
+            f'<div class="bl-explorable" data-explorable="{self.module}"><script type="application/json">{state}</script>'
+            f'<img class="bl-fallback" loading="lazy" alt="{html.escape(self.alt)}" src="{source}"></div>'
+        )
 
     def _repr_mimebundle_(self, **kwargs):
         bundle = super()._repr_mimebundle_(**kwargs)
@@ -87,7 +90,7 @@ class Softmax(Explorable):
     @classmethod
     def example(cls) -> Softmax:
         """The validation digit that a linear head on glyphs-L, fitted on ten digits a class, gets right least surely."""
-        from . import create_model, linear_probe, load_task
+        from .. import create_model, linear_probe, load_task
 
         task = load_task("digits")
         seen = linear_probe(create_model("glyphs-L", task.num_classes, pretrained=True), task.few_shot(10)).evaluate("val")
@@ -119,14 +122,20 @@ class Norms(Explorable):
     batch = t.Int(2).tag(sync=True)
     groups = t.Int(4).tag(sync=True)
     draw = t.Int(0).tag(sync=True)
-    limits = t.Dict({"kind": {"of": ["bn", "ln", "in", "gn"]}, "batch": {"of": [1, 2, 4, 8, 16, 32, 64]},
-                     "groups": {"of": [1, 2, 4, 8]}, "draw": [0, 999, 1]}).tag(sync=True)
+    limits = t.Dict(
+        {
+            "kind": {"of": ["bn", "ln", "in", "gn"]},
+            "batch": {"of": [1, 2, 4, 8, 16, 32, 64]},
+            "groups": {"of": [1, 2, 4, 8]},
+            "draw": [0, 999, 1],
+        }
+    ).tag(sync=True)
 
     @classmethod
     def example(cls) -> Norms:
         """64 digits after the last stage of glyphs-L: what its last norm gets to see."""
-        from . import create_model, load_task
-        from .data import resize, to_input
+        from .. import create_model, load_task
+        from ..data import resize, to_input
 
         model = create_model("glyphs-L", pretrained=True).eval()
         with torch.no_grad():
@@ -141,8 +150,11 @@ class Norms(Explorable):
         if len(x) < 64 or x.shape[1] < 8:
             raise ValueError(f"activations are {tuple(x.shape)}; 64 pictures and 8 channels are needed")
         x = x[:64, :8].double()
-        return cls(means=[_rounded(row, 9) for row in x.mean((2, 3))],
-                   squares=[_rounded(row, 9) for row in x.square().mean((2, 3))], **traits)
+        return cls(
+            means=[_rounded(row, 9) for row in x.mean((2, 3))],
+            squares=[_rounded(row, 9) for row in x.square().mean((2, 3))],
+            **traits,
+        )
 
     def picture(self) -> Figure:
         return plots.norm_axes()
@@ -166,7 +178,7 @@ class Standardize(Explorable):
     @classmethod
     def example(cls) -> Standardize:
         """The first filters of photos-L, which look at colours and edges."""
-        from . import create_model
+        from .. import create_model
 
         return cls.of(create_model("photos-L", pretrained=True).root.conv.weight[:12])
 
@@ -177,11 +189,12 @@ class Standardize(Explorable):
         return cls(filters=[_rounded(w) for w in weight.detach().flatten(1)], limits=limits, **traits)
 
     def picture(self) -> Figure:
-        from .norm import standardize_weight
+        from ..norm import standardize_weight
 
         stored = torch.tensor(self.filters[self.filter]) * self.scale + self.shift
-        return plots.dots({"stored": stored.tolist(), "standardised": standardize_weight(stored[None]).flatten().tolist()},
-                          "weight", 1)
+        return plots.dots(
+            {"stored": stored.tolist(), "standardised": standardize_weight(stored[None]).flatten().tolist()}, "weight", 1
+        )
 
 
 class MixUp(Explorable):
@@ -205,13 +218,13 @@ class MixUp(Explorable):
         """A temple and a flower, photographs that come with scikit-learn."""
         from sklearn.datasets import load_sample_image
 
-        from .data import resize
+        from ..data import resize
 
         squares = []
         for name in ("china.jpg", "flower.jpg"):
             image = torch.from_numpy(load_sample_image(name).copy()).permute(2, 0, 1)
             left = (image.shape[2] - image.shape[1]) // 2
-            squares.append(resize(image[None, :, :, left:left + image.shape[1]], 48)[0])
+            squares.append(resize(image[None, :, :, left : left + image.shape[1]], 48)[0])
         return cls.of(*squares, ("temple", "flower"))
 
     @classmethod
@@ -224,8 +237,9 @@ class MixUp(Explorable):
         first, second = (torch.frombuffer(bytearray(base64.b64decode(p)), dtype=torch.uint8) for p in self.pictures)
         side = round((len(first) / 3) ** 0.5)
         mixed = torch.lerp(second.float(), first.float(), self.weight).round().to(torch.uint8)
-        return plots.image_grid(torch.stack([first, mixed, second]).unflatten(1, (3, side, side)),
-                                [self.labels[0], "mixed", self.labels[1]])
+        return plots.image_grid(
+            torch.stack([first, mixed, second]).unflatten(1, (3, side, side)), [self.labels[0], "mixed", self.labels[1]]
+        )
 
 
 class Rule(Explorable):
@@ -242,8 +256,15 @@ class Rule(Explorable):
     classes = t.Int(10).tag(sync=True)
     variant = t.Unicode("code").tag(sync=True)
     at = t.Int(50).tag(sync=True)
-    limits = t.Dict({"examples": [10, 20_000_000, 1, "log"], "classes": [2, 20_000, 1, "log"], "side": [16, 512, 16],
-                     "variant": {"of": ["code", "paper"]}, "at": [0, 100, 1]}).tag(sync=True)
+    limits = t.Dict(
+        {
+            "examples": [10, 20_000_000, 1, "log"],
+            "classes": [2, 20_000, 1, "log"],
+            "side": [16, 512, 16],
+            "variant": {"of": ["code", "paper"]},
+            "at": [0, 100, 1],
+        }
+    ).tag(sync=True)
 
     @classmethod
     def example(cls) -> Rule:
@@ -277,10 +298,19 @@ class TransferMap(Explorable):
     def of(cls, results: dict, **traits) -> TransferMap:
         """From measured results, as in results/transfer_map.json."""
         results = {key: results[key] for key in ("scales", "depths", "shots", "accuracy", "scratch") if key in results}
-        limits = {name: {"of": list(range(len(results[key])))}
-                  for name, key in (("scale", "scales"), ("depth", "depths"), ("shot", "shots"))}
-        return cls(**{"results": results, "limits": limits, "scale": len(results["scales"]) - 1,
-                      "shot": min(1, len(results["shots"]) - 1)} | traits)
+        limits = {
+            name: {"of": list(range(len(results[key])))}
+            for name, key in (("scale", "scales"), ("depth", "depths"), ("shot", "shots"))
+        }
+        return cls(
+            **{
+                "results": results,
+                "limits": limits,
+                "scale": len(results["scales"]) - 1,
+                "shot": min(1, len(results["shots"]) - 1),
+            }
+            | traits
+        )
 
     def picture(self) -> Figure:
         cells, shots = self.results["accuracy"][self.scale], self.results["shots"]

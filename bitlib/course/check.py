@@ -3,6 +3,7 @@
 `claim` is for us: a notebook with an untrue sentence does not run. `Exercise` is for the learner: it tries an answer on
 cases worked out beforehand and climbs a ladder of hints.
 """
+
 from __future__ import annotations
 
 import textwrap
