@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import hashlib
 import json
 import re
 import zipfile
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .download import download
 from .files import UserError, atomic_path, cache_dir
@@ -184,17 +185,20 @@ def save_npz(model: ResNetV2, path: str | Path) -> None:
 # --- the course's own format ------------------------------------------------------------------------------------------
 
 
-def save_weights(model: ResNetV2, path: str | Path, meta: dict, dtype: torch.dtype = torch.float32) -> None:
+def save_weights(
+    model: ResNetV2, path: str | Path, meta: dict, dtype: torch.dtype = torch.float32, state: dict[str, Tensor] | None = None
+) -> None:
     """Write weights, statistics, architecture and `meta` (JSON-able) to one .safetensors file, atomically.
 
-    dtype: storage of floating-point tensors; torch.float16 halves the file, and loading gives float32 again. Raises
-    WeightsError, naming the tensor, for a number that `dtype` cannot hold.
+    dtype: storage of floating-point tensors; torch.float16 halves the file, and loading gives float32 again. state: the
+    weights, where the model itself holds only parts of them. Raises WeightsError, naming the tensor, for a number that `dtype`
+    cannot hold.
     """
     from safetensors.torch import save_file
 
     state = {
         name: (t.detach().to(dtype) if t.is_floating_point() else t.detach()).cpu().contiguous()
-        for name, t in model.state_dict().items()
+        for name, t in (state or model.state_dict()).items()
     }
     for name, tensor in state.items():
         if dtype == torch.float16 and tensor.is_floating_point() and not tensor.isfinite().all():
@@ -259,6 +263,7 @@ class ModelInfo:
     class_names: tuple[str, ...] = ()
     crop: int | None = None
     recipe: dict | None = None
+    seen: dict | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -295,6 +300,7 @@ def _file_info(path: Path, source: str, _modified: float) -> ModelInfo:
         class_names=tuple(meta.get("class_names", ())),
         crop=meta.get("crop"),
         recipe=meta.get("recipe"),
+        seen=meta.get("seen"),
     )
 
 
@@ -396,3 +402,17 @@ def _load_state(model: ResNetV2, path: Path) -> None:
         if not state[key].isfinite().all():
             raise WeightsError(f"{path}: {key} holds values that are not finite numbers; use another file")
     model.load_state_dict(state)
+
+
+def info_of(model: ResNetV2) -> ModelInfo:
+    """What is known of a model: its `info`, or for one that was built by hand, its architecture and the name "custom"."""
+    return getattr(model, "info", None) or ModelInfo("custom", model.arch, model.num_classes, "architecture")
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A short hash of all weights and statistics."""
+    h = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        h.update(name.encode())
+        h.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return h.hexdigest()[:16]

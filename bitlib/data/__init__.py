@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 
 from ..files import UserError
-from .augment import augment, resize, to_input
+from .augment import Augmentation, resize, to_input
 from .digits import load_digits
 from .folder import load_folder, read_image
 from .glyphs import HELD_OUT_SCRIPTS, SCALES, load_glyphs
@@ -49,4 +49,4 @@ def load_task(name: str, shots: int | None = None, seed: int = 0, skip_bad: bool
     return task if shots is None else task.few_shot(shots, seed)
 
 
-__all__ = ["ArrayImages", "Images", "Task", "augment", "list_tasks", "load_task", "read_image", "resize", "to_input"]
+__all__ = ["ArrayImages", "Augmentation", "Images", "Task", "list_tasks", "load_task", "read_image", "resize", "to_input"]

@@ -45,7 +45,7 @@ def read_image(path: Path, side: int | None = None) -> Tensor:
 class FileImages:
     """Pictures in files. `prepare` decodes each once, all in memory where they fit in MEMORY_BUDGET."""
 
-    prefetch = 4
+    resident = False
 
     def __init__(self, paths: list[Path], labels: Tensor, side: int | None = None):
         self.paths, self.labels, self.side = paths, labels, side
@@ -66,7 +66,10 @@ class FileImages:
                     images[i] = picture
         return ArrayImages(images.to(device), self.labels) if fits else FileImages(self.paths, self.labels, side)
 
-    def batch(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+    def draw(self, count: int, generator: torch.Generator) -> None:
+        return None
+
+    def batch(self, indices: Tensor, draws: Tensor | None = None) -> Tensor:
         if self.side is None:
             raise ValueError("pictures from files have no common size; call prepare(side, device) first")
         with ThreadPoolExecutor() as pool:
