@@ -22,7 +22,7 @@ VAL_FRACTION = 1 / 6
 
 
 def _fetch(make: Callable, what: str, root: Path, **kwargs):
-    """A torchvision data set, downloaded by one process at a time if need be; UserError with what to put where if that fails."""
+    """A torchvision data set, downloaded if need be by one process at a time; UserError with what to put where on failure."""
     try:
         # Looked for under the lock as well: torchvision takes what another process has half unpacked for the whole.
         with one_at_a_time(make.__name__):
