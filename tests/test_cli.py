@@ -33,7 +33,10 @@ def test_finetune_evaluate_predict_as_processes(tmp_path):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     task = bitlib.load_task(str(photos))
-    assert lines[0] == f"folder:photos: {len(task.train)} training pictures, 2 classes, model glyphs-S" and lines[-1] == f"written to {out}"
+    assert (
+        lines[0] == f"folder:photos: {len(task.train)} training pictures, 2 classes, model glyphs-S"
+        and lines[-1] == f"written to {out}"
+    )
     stated = float(lines[2].removeprefix("test accuracy "))
     assert stated == round(json.loads((out / "run.json").read_text())["test_accuracy"], 4) > 0.7  # lying or upright stripes
 
