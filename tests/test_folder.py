@@ -20,6 +20,7 @@ from bitlib import UserError, load_task
 from bitlib.cli import main
 from bitlib.data import folder as folder_module
 from bitlib.data.folder import FileImages, read_image
+from bitlib.data.split import place
 
 
 def photo(path: Path, upright: bool = False, size=(20, 16), **save) -> Path:
@@ -87,6 +88,27 @@ def test_adding_and_removing_images_moves_no_other(tmp_path):
     fewer = split_of(load_task(str(root)))
     fewer.pop("cats/000.jpg"), fewer.pop("dogs/renamed.jpg")
     assert len(fewer) == 59 and fewer.items() <= before.items()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_placing_many_contents_in_many_classes(seed):
+    """Against the definition, on random contents that repeat, in classes from tiny to large, some in several classes."""
+    random = np.random.default_rng(seed)
+    contents = [random.bytes(8).hex() for _ in range(300)]
+    labels = np.concatenate([np.repeat(np.arange(12), 4), random.integers(0, 12, 260)])
+    own = [contents[i] for i in random.integers(0, 300, 260)]
+    digests = [f"{i:02x}" + random.bytes(7).hex() for i in random.permutation(48)] + own  # all of the tiny ones far left
+    parts = place(digests, torch.from_numpy(labels), (0.15, 0.15))
+    assert torch.equal(torch.cat(parts).sort().values, torch.arange(308))
+    part_of = {i: p for p, part in enumerate(parts) for i in part.tolist()}
+    assert all(len({part_of[i] for i in range(308) if digests[i] == d}) == 1 for d in digests)
+    for label in range(12):
+        mine = {d for d, y in zip(digests, labels) if y == label} - {d for d, y in zip(digests, labels) if y != label}
+        ordered = [part_of[digests.index(d)] for d in sorted(mine)]
+        assert ordered == sorted(ordered) and set(ordered) == {0, 1, 2}
+        natural = [sum(int(d, 16) / 2**64 >= edge for edge in (0.15, 0.3)) for d in sorted(mine)]
+        if set(natural) == {0, 1, 2}:
+            assert ordered == natural
 
 
 def test_three_images_per_class_go_to_three_splits_by_position(tmp_path):

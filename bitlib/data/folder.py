@@ -395,7 +395,7 @@ def load_folder(path: str | Path, skip_bad: bool = False) -> Task:
         val,
         test,
         tuple(names),
-        _usual_size(train.paths),
+        _usual_size(train),
         fingerprint=fingerprint(names, marks),
     )
 
@@ -421,17 +421,17 @@ def _warn_of_two_labels(*splits: FileImages) -> None:
         _warn(f"{twins[0][0]} and {twins[0][1]} are the same image in two classes{more}; remove it from one of them")
 
 
-def _usual_size(paths: list[Path], sample: int = 101) -> tuple[int, int]:
-    """Median (height, width) of up to `sample` images spread over the list, read from their headers."""
+def _usual_size(images: FileImages, sample: int = 101) -> tuple[int, int]:
+    """Median (height, width) of up to `sample` of them spread over the list, read from their headers."""
     from PIL import Image
 
     sizes = []
-    for path in paths[:: max(1, len(paths) // sample)]:
+    for path in images.paths[:: max(1, len(images) // sample)]:
         try:
             with Image.open(path) as image:
                 sizes.append(image.size)
         except Exception:  # noqa: S112 - a broken image is reported, by name, where it is decoded
             continue
     if not sizes:
-        read_image(paths[0])  # raises, naming it
+        images.check()  # raises, naming one
     return int(median(h for _, h in sizes)), int(median(w for w, _ in sizes))
