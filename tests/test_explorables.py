@@ -318,7 +318,7 @@ def test_without_scripts_and_with_a_broken_one_the_picture_stays(visit, browser,
     assert all(len(alt) > 30 for alt in pictures.evaluate_all("all => all.map(e => e.alt)"))
     context = browser.new_context()
     broken = context.new_page()
-    script = (HTML / "_static" / "explorables.js").read_text().replace("export function softmax", "export fun softmax")
+    script = (HTML / "_static" / "explorables.js").read_text().replace("export function pull", "export fun pull")
     broken.route("**/explorables.js*", lambda route: route.fulfill(body=script, content_type="text/javascript"))
     broken.goto(f"{site}/{PAGE}.html")
     broken.wait_for_selector("#figure-softmax[data-state=error]")
