@@ -1,7 +1,6 @@
 """How things are timed: turns, medians, what is kept, what does not fit. Not how fast they are."""
 
 import json
-import time
 
 import pytest
 import torch
@@ -19,10 +18,15 @@ SMALL = [Contestant("gn", lambda: ResNetV2(TINY, 1000)), Contestant("bn", lambda
 
 
 def test_they_take_turns():
-    calls = []
-    seconds = take_turns({"a": lambda: calls.append("a"), "b": lambda: (calls.append("b"), time.sleep(0.01))}, 3, CPU)
-    assert calls == ["a", "b"] * 3 and [len(s) for s in seconds.values()] == [3, 3]
-    assert min(seconds["b"]) >= 0.01
+    calls, now = [], [0.0]
+
+    def run(name, seconds):
+        calls.append(name)
+        now[0] += seconds
+
+    runs = {"a": lambda: run("a", 1.0), "b": lambda: run("b", 0.25)}
+    assert take_turns(runs, 3, CPU, clock=lambda: now[0]) == {"a": [1.0] * 3, "b": [0.25] * 3}
+    assert calls == ["a", "b"] * 3
 
 
 def test_median_and_quartiles():
@@ -37,7 +41,7 @@ def test_a_case(mode, precision):
     for row in rows:
         middle, low, high = row.seconds
         assert 0 < low <= middle <= high and row.images_per_second == pytest.approx(2 / middle)
-        assert row.ratio == pytest.approx(rows[0].seconds[0] / middle) and 0 < row.share < 1
+        assert row.ratio == pytest.approx(rows[0].seconds[0] / middle)
         assert (row.memory is not None and row.memory > 0) == (mode == "train")
 
 
@@ -59,15 +63,14 @@ def test_what_is_kept():
 
 
 def test_our_16_bit_activations_take_no_more_than_batch_norms():
-    """What a step keeps in bf16, R50x1 beside ResNet-50, at a batch where activations outweigh the weights."""
-    case, kept, filters = Case("train", 64, 4, "bf16"), {}, {}
-    for who in contestants():
-        if "train" in who.modes:
-            runner = bench._Runner(who, case, CPU)
-            kept[who.name] = kept_for_backward(runner.model, lambda runner=runner: runner.loss(runner.model))
-            filters[who.name] = sum(conv.weight.numel() for conv in standardized_convs(runner.model))
-    ours, copies = kept["bitlib R50x1"], 2 * filters["bitlib R50x1"]  # the standardised weights, in 16 bits
-    assert copies > 0 and ours - copies < 1.3 * kept["torchvision ResNet-50 (BN)"]
+    """What a step keeps in bf16, at a batch where activations outweigh the weights."""
+    kept, filters = [], []
+    for who in SMALL:
+        runner = bench._Runner(who, Case("train", 64, 4, "bf16"), CPU)
+        kept.append(kept_for_backward(runner.model, lambda runner=runner: runner.loss(runner.model)))
+        filters.append(sum(conv.weight.numel() for conv in standardized_convs(runner.model)))
+    copies = 2 * filters[0]  # the standardised weights, in 16 bits
+    assert copies > 0 and kept[0] - copies < 1.05 * kept[1]
 
 
 def test_out_of_memory_leaves_a_row_without_figures():

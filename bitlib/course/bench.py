@@ -51,7 +51,7 @@ class Row:
 
     ratio: its speed over that of the first contestant, from medians. memory: bytes; on a GPU the peak during the case, on
     a CPU what a training step keeps for its backward pass. tflops: of the convolutions and matrix products that the
-    network asks for; share: of the speed of a large matrix product, which takes its turns with them.
+    network asks for.
     """
 
     contestant: str
@@ -60,7 +60,6 @@ class Row:
     ratio: float | None = None
     memory: int | None = None
     tflops: float | None = None
-    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,11 @@ def contestants(compiled: bool = False) -> list[Contestant]:
 
 
 def take_turns(
-    runs: dict[str, Callable[[], object]], rounds: int, device: torch.device, progress: str | bool = False
+    runs: dict[str, Callable[[], object]],
+    rounds: int,
+    device: torch.device,
+    progress: str | bool = False,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of every call: each function once a round, in turn. The device is waited for around each."""
 
@@ -139,10 +142,10 @@ def take_turns(
     for _ in tqdm(range(rounds), progress or "", unit="round", leave=False, disable=not progress):
         for name, run in runs.items():
             wait()
-            start = time.perf_counter()
+            start = clock()
             run()
             wait()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return seconds
 
 
@@ -150,14 +153,6 @@ def spread(seconds: list[float]) -> tuple[float, float, float]:
     """(median, lower quartile, upper quartile)."""
     low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
     return middle, low, high
-
-
-def matrix_product(device: torch.device, precision: str) -> tuple[Callable[[], object], float]:
-    """A large matrix product on this device, what a network could hope for at best; and its operations, in units of 1e12."""
-    size, dtype = 8192 if device.type == "cuda" else 2048, torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    a @ b
-    return lambda: a @ b, 2 * size**3 / 1e12
 
 
 def kept_for_backward(model: nn.Module, forward: Callable[[], Tensor]) -> int:
@@ -249,9 +244,7 @@ def run_case(
             ready[contestant.name] = runner
         except torch.OutOfMemoryError:
             continue
-    product, operations = matrix_product(device, case.precision)
-    seconds = take_turns({**ready, "": product}, rounds, device, progress and str(case))
-    peak = operations / spread(seconds[""])[0]
+    seconds = take_turns(ready, rounds, device, progress and str(case))
     rows = []
     for contestant in who:
         if contestant.name not in ready:
@@ -268,7 +261,6 @@ def run_case(
                 first[0] / times[0] if first else None,
                 runner.memory,
                 tflops,
-                tflops / peak,
             )
         )
     return rows
@@ -338,6 +330,6 @@ def table(cases: list[dict]) -> str:
             memory = f"{row['memory'] / 2**20:8.0f} MiB" if row["memory"] else ""
             lines.append(
                 f"  {row['contestant']:<28}{row['images_per_second']:9.1f} images/s  {ratio}"
-                f"{row['tflops']:8.2f} TFLOP/s  {row['share']:4.0%} of peak {memory}"
+                f"{row['tflops']:8.2f} TFLOP/s {memory}"
             )
     return "\n".join(lines)

@@ -106,7 +106,7 @@ class BenchTable(SphinxDirective):
 
     def table(self, case):
         rows = {row["contestant"]: row for row in case["rows"] if row["seconds"]}
-        heads = ["", "pictures a second", *(f"ratio to {name}" for name in BENCH_RIVALS if find(rows, name)), "share of peak"]
+        heads = ["", "pictures a second", *(f"ratio to {name}" for name in BENCH_RIVALS if find(rows, name))]
         memory = any(row["memory"] for row in rows.values())
         heads += ["MiB"] if memory else []
         table, group = nodes.table(classes=["bl-results"]), nodes.tgroup(cols=len(heads))
@@ -124,7 +124,7 @@ class BenchTable(SphinxDirective):
                 for rival in BENCH_RIVALS
                 if find(rows, rival)
             ]
-            body += line([*cells, f"{100 * row['share']:.0f} %", *([f"{row['memory'] / 2**20:.0f}"] if memory else [])])
+            body += line([*cells, *([f"{row['memory'] / 2**20:.0f}"] if memory else [])])
         group += [nodes.thead("", line(heads)), body]
         table += group
         return table
