@@ -47,11 +47,11 @@ def main():
     except UserError as error:
         print(f"speed.py: {error}", file=sys.stderr)
         return 2
-    from bitlib.trainer import fast_16_bits
+    from bitlib.device import fast_16_bits
 
     device = torch.device("cpu")
     # A learner's laptop. 16 bits only where they are fast: on some processors they are fifty times slower than 32.
-    cases = [Case(mode, 128, 8, p) for p in ("fp32", fast_16_bits(device)) if p for mode in ("train", "infer")]
+    cases = [Case(mode, 128, 8, p) for p in ("fp32", fast_16_bits("cpu")) if p for mode in ("train", "infer")]
     # Compiling pays most in inference: there, compiled networks take part beside the others as they are.
     done = run_cases(cases, device, args.rounds, who=contestants(compiled=True))
     print(table(done))

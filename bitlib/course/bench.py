@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from ..norm import fold_standardized, use_triton
 from ..resnet import ARCHS, ResNetV2
-from ..trainer import History, save_checkpoint
+from ..trainer import save_checkpoint
 
 CLASSES = 1000
 FORMATS = {"channels last": torch.channels_last, "contiguous": torch.contiguous_format}
@@ -363,30 +363,35 @@ def time_parts(device: torch.device, rounds: int = 5) -> dict[str, dict]:
     from PIL import Image
 
     from ..data import load_task
-    from ..data.augment import augment, to_input
+    from ..data.augment import Augmentation
+    from ..data.batches import Batches
     from ..data.folder import FileImages
+    from ..loop import Loop
     from ..transfer import linear_probe
     from ..weights import create_model
 
     with tempfile.TemporaryDirectory() as folder:
         generator, files = torch.Generator().manual_seed(0), []
-        for i in range(64):  # smooth pictures compress like photographs, noise would not
+        for i in range(64):  # smooth images compress like photographs, noise would not
             pixels = F.interpolate(torch.rand(1, 3, 12, 16, generator=generator), (375, 500), mode="bicubic")[0]
             files.append(Path(folder) / f"{i}.jpg")
             Image.fromarray((pixels.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()).save(files[-1], quality=90)
-        images = FileImages(files, torch.zeros(64, dtype=torch.long), side=160)
-        decoded = images.batch(torch.arange(64), generator).to(device)
-        model = ResNetV2(ARCHS["R50x1"], CLASSES).to(device, memory_format=torch.channels_last)
-        momentum = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+        images = FileImages(files, torch.zeros(64, dtype=torch.long))
+        batches = Batches(images, Augmentation(160, 128), 64, 0, device)
+        model = ResNetV2(ARCHS["R50x1"], CLASSES)
+        momentum = {f"momentum.{name}": torch.zeros_like(p) for name, p in model.named_parameters()}
+        state = model.state_dict() | momentum
         task = load_task("digits")
         small = create_model("glyphs-S", task.num_classes, pretrained=True)
         parts = {
-            "64 JPEGs of 500x375 decoded and resized to 160": lambda: images.batch(torch.arange(64), generator),
-            "64 pictures cut to 128, mirrored, made floats": lambda: to_input(augment(decoded, 128, generator)),
+            "64 JPEGs of 500x375 decoded and resized to 160": lambda: images.prepare(160, device),
+            "64 images cut to 128, mirrored, made floats": lambda: list(batches(0).parts(1)),
             "a checkpoint of R50x1 written, with momentum": lambda: save_checkpoint(
-                Path(folder) / "state.safetensors", model, momentum, 1, History(), {}
+                Path(folder) / "state.safetensors", state, {}
             ),
-            f"a linear head for {len(task.train)} digits, features and fit": lambda: linear_probe(small, task, device=device),
+            f"a linear head for {len(task.train)} digits, features and fit": lambda: linear_probe(
+                small, task, loop=Loop(device=str(device))
+            ),
         }
         for run in parts.values():
             run()
