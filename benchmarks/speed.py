@@ -39,7 +39,7 @@ def check_commit(allow_dirty: bool) -> None:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--allow-dirty", action="store_true", help="measure a checkout that differs from its commit")
     args = parser.parse_args()
     try:

@@ -101,7 +101,7 @@ BENCH_RIVALS = {"timm": "timm BiT", "batch norm": "torchvision"}
 
 
 def bench_rows(case):
-    """The rows of a case. In files from before 2027 a contestant has one memory format and only the median of its speed."""
+    """The rows of a case. In older files a contestant has one memory format and only the median of its speed."""
     for row in case["rows"]:
         if "speeds" not in row:
             speeds = row["seconds"] and [row["images_per_second"]]
