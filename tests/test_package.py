@@ -6,10 +6,13 @@ Its source as well: imports point one way, and no function needs a page of argum
 import ast
 import graphlib
 import json
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -68,6 +71,32 @@ def test_every_model_has_a_card_that_cannot_be_mistaken():
         card = (ROOT / "bitlib" / "pretrained" / f"{name}.md").read_text("utf8")
         assert "none of Google's BiT weights" in card and "**Data and terms.**" in card and "**Limits.**" in card
         assert f"data_scripts/pretrain_models.py {name}" in card
+
+
+def required(extra: str | None = None) -> set[str]:
+    """What `bitlib[extra]` names in pyproject.toml, the extras that it refers to included; lower case, without versions."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["project"]
+    found = set()
+    for line in project["optional-dependencies"][extra] if extra else project["dependencies"]:
+        name, _, extras = re.match(r"([\w.-]+)(\[([\w, ]+)\])?", line).groups()
+        found |= set().union(*map(required, re.findall(r"\w+", extras))) if name == "bitlib" else {name.lower()}
+    return found
+
+
+def test_dev_brings_what_library_and_tests_import():
+    """Else CI without the pinned set, and anyone who follows CONTRIBUTING.md, stops before the first test."""
+    comes_along = {"triton", "IPython", "traitlets"}  # with PyTorch for Linux; with ipywidgets
+    sources = [*SOURCES.values(), *(p for p in (ROOT / "tests").glob("*.py") if "pytest.mark.site" not in p.read_text("utf8"))]
+    own = {"bitlib", *(p.stem for p in (ROOT / "tests").glob("*.py"))}
+    brought, known, missing = required() | required("dev"), packages_distributions(), set()
+    for path in sources:
+        for node in ast.walk(ast.parse(path.read_text("utf8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for top in {n.partition(".")[0] for n in names} - own - comes_along - sys.stdlib_module_names:
+                if not {d.lower() for d in known.get(top, [])} & brought:
+                    missing.add(f"{path.relative_to(ROOT)}: {top}")
+    assert not missing
 
 
 def imports(name: str) -> set[tuple[str, str]]:
