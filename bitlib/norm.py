@@ -140,6 +140,9 @@ class GroupNorm(nn.GroupNorm):
     fused = False  # with the ReLU behind it, in one kernel; see `use_triton`
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.is_cpu and not x.requires_grad and self.weight.requires_grad and torch.is_grad_enabled():
+            # Behind frozen layers: the backward pass of PyTorch 2.11 to 2.13 crashes on channels-last input that needs none.
+            x = x.detach().requires_grad_()
         if x.dtype in (torch.bfloat16, torch.float16) and self.weight.dtype == torch.float32:
             return _GroupNorm16.apply(x, self.weight, self.bias, self.num_groups, self.eps)
         return super().forward(x)
