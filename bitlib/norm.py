@@ -235,6 +235,20 @@ def split_batch_norm(model: nn.Module, device_batch: int | None) -> nn.Module:
     return model
 
 
+@contextmanager
+def still_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch norm normalises by the batch, as in training, and leaves its running statistics as they are."""
+    norms = [(m, m.momentum, m.num_batches_tracked.clone()) for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    try:
+        for norm, _, _ in norms:
+            norm.momentum = 0.0
+        yield
+    finally:
+        for norm, momentum, count in norms:
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
+
+
 def batch_norm_statistics(model: nn.Module) -> list[Tensor]:
     """The running statistics that a forward pass in train mode moves; none without batch norm."""
     return [b for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.training for b in m.buffers()]

@@ -205,6 +205,8 @@ def test_ctrl_c_saves_and_resume_ends_with_the_same_weights(tmp_path):
         "16",
         "--device",
         "cpu",
+        "--precision",
+        "fp32",
     ]
     assert main([*args, "--quiet", "--out", str(tmp_path / "whole")]) == 0
     process = subprocess.Popen(
