@@ -7,7 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -27,7 +27,7 @@ from .mixup import mixup_loss
 from .norm import hold_standardized, standardized_convs, use_triton
 from .resnet import STAGES, ResNetV2
 from .trainer import History, Sgd, settle, train
-from .weights import info_of, save_weights, weights_digest
+from .weights import ModelInfo, info_of, save_weights, weights_digest
 
 MARK = 12  # hexadecimal digits by which a trained-on image is recognised
 FREEZE_POINTS = (*STAGES, "head")
@@ -117,12 +117,18 @@ class Run:
             "crop": self.crop,
             "task": self.task.name,
             "fingerprint": self.task.fingerprint,
-            "seen": {split: "".join(seen_marks(getattr(self.task, split))) for split in ("train", "val")},
+            "seen": self.model.info.seen,
         }
         save_weights(self.model, out / "model.safetensors", meta, state=state)
         write_csv(out / "history.csv", self.history.rows)
         if rows := split_table(self.task):
             write_csv(out / "split.csv", rows)
+
+
+def learnt(model: ResNetV2, task: Task, crop: int) -> ModelInfo:
+    """What is known of a model that has learnt `task`, at `crop` pixels."""
+    seen = {split: "".join(seen_marks(getattr(task, split))) for split in ("train", "val")}
+    return replace(info_of(model), num_classes=task.num_classes, class_names=task.class_names, crop=crop, seen=seen)
 
 
 def seen_marks(images: Images) -> list[str]:
@@ -271,6 +277,7 @@ def _fit(model: ResNetV2, task: Task, rule: HyperRule | None, seed: int, loop: L
 
     sgd = Sgd(rule.total_steps, rule.lr, rule.momentum, rule.weight_decay)
     history = train(model, batches, loss, sgd, loop, config, accuracy if loop.evaluate_every else None)
+    model.info = learnt(model, task, rule.crop)
     run = Run(model, task, config | {"micro_batches": loop.micro_batches} | environment(device), history, decoded=decoded)
     return _finish(run, started, loop.out)
 
@@ -355,6 +362,7 @@ def linear_probe(
         "mirror": mirror,
         "crop": rule.crop,
     }
+    model.info = learnt(model, task, rule.crop)
     return _finish(Run(model.eval(), task, config | environment(device), decoded=decoded), started, loop.out)
 
 

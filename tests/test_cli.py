@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from test_folder import make_folder, photo
 
 import bitlib
+from bitlib import Loop
 from bitlib.cli import main
 
 QUICK = ["--steps", "6", "--batch-size", "8", "--quiet", "--device", "cpu", "--precision", "fp32"]
@@ -333,3 +335,105 @@ def test_console_script_and_help():
         timeout=60,
     )
     assert done.returncode == 0 and "--micro-batches" in done.stdout
+
+
+def damaged(path):
+    path.write_bytes(path.read_bytes()[:300])
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_damaged_image_of_any_split_stops_before_training(tmp_path, capsys, split):
+    """It used to surface after training, and following the advice changed the fingerprint, so the run was lost."""
+    photos, out = make_folder(tmp_path / "photos", 12), tmp_path / "out"
+    damaged(getattr(bitlib.load_task(str(photos)), split).paths[0])
+    assert main(["finetune", str(photos), "--model", "glyphs-S", "--out", str(out), *QUICK]) == 2
+    message = capsys.readouterr().err
+    assert "is not a readable image" in message and message.endswith("; remove it or pass --skip-bad\n") and not out.exists()
+
+
+def test_skip_bad_and_resume_work_together(tmp_path, capsys):
+    """A file that was left out moves no other, so the run goes on with it, without it, and once it is gone."""
+    photos, out = make_folder(tmp_path / "photos", 12), tmp_path / "out"
+    bad = photo(photos / "cats" / "bad.jpg")
+    damaged(bad)
+    command = ["finetune", str(photos), "--model", "glyphs-S", "--out", str(out), *QUICK]
+    assert main([*command, "--skip-bad"]) == 0
+    for changed in (lambda: None, bad.unlink):
+        changed()
+        (out / "run.json").unlink()
+        assert main([*command, "--skip-bad", "--resume"]) == 0
+    capsys.readouterr()
+
+
+def test_evaluate_leaves_out_what_was_trained_on(tmp_path, capsys):
+    """A folder that grew, or that was sorted anew: no image counts that the model has learnt or was chosen by."""
+    photos, out = make_folder(tmp_path / "photos", 12), tmp_path / "out"
+    assert main(["finetune", str(photos), "--model", "glyphs-S", "--out", str(out), *QUICK]) == 0
+    task = bitlib.load_task(str(photos))
+    rows = list(csv.DictReader(open(out / "split.csv")))
+    assert [r["file"] for r in rows if r["split"] == "test"] == [str(p) for p in task.test.paths]
+    sorted_anew = tmp_path / "anew"
+    for split in ("train", "test"):
+        make_folder(sorted_anew / split, 12)  # the same images once more, all of them called test images
+    capsys.readouterr()
+    assert main(["evaluate", str(out), str(sorted_anew), "--json", str(tmp_path / "e.json")]) == 0
+    learnt, captured = len(task.train) + len(task.val), capsys.readouterr()
+    assert f"left out {learnt} of 24 images: the model was trained on them" in captured.err
+    assert f"on {24 - learnt} images" in captured.out
+    figures = json.loads((tmp_path / "e.json").read_text())
+    assert (figures["images"], figures["left_out"]) == (24 - learnt, learnt)
+    low, high = figures["interval"]
+    assert 0 <= low <= figures["accuracy"] <= high <= 1
+
+
+def test_predict_reads_standard_input(tmp_path):
+    image = photo(tmp_path / "a.jpg")
+    named, piped = (
+        subprocess.run([sys.executable, "-m", "bitlib", "predict", "photos-S", name, "--device", "cpu"], **how)
+        for name, how in ((image, {"capture_output": True}), ("-", {"capture_output": True, "input": image.read_bytes()}))
+    )
+    assert piped.returncode == 0, piped.stderr
+    assert piped.stdout.decode().split("\t") == ["-", *named.stdout.decode().split("\t")[1:]]
+    broken = subprocess.run([sys.executable, "-m", "bitlib", "predict", "photos-S", "-"], input=b"x", capture_output=True)
+    assert broken.returncode == 2 and b"standard input is not a readable image" in broken.stderr
+
+
+def test_a_probe_refuses_what_it_would_ignore(tmp_path, capsys):
+    for option in (["--ema", "0.9"], ["--resume"], ["--precision", "bf16"], ["--steps", "5"]):
+        command = ["finetune", "digits", "--model", "glyphs-S", "--linear-probe", "--out", str(tmp_path / "out"), *option]
+        assert main(command) == 2
+        assert f"has no use for {option[0]}" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_resuming_with_other_settings_names_what_was_typed(tmp_path, capsys):
+    """It used to answer with boundaries, which nobody typed."""
+    command = ["finetune", "digits", "--model", "glyphs-S", "--shots", "1", "--out", str(tmp_path / "out"), "--quiet"]
+    command += ["--batch-size", "8", "--device", "cpu"]
+    assert main([*command, "--steps", "5"]) == 0
+    (tmp_path / "out" / "run.json").unlink()
+    assert main([*command, "--steps", "6"]) == 2
+    assert "holds a run that was saved after step 5; add --resume" in capsys.readouterr().err
+    assert main([*command, "--steps", "6", "--resume"]) == 2
+    assert "its run had steps 5, this one has 6" in capsys.readouterr().err
+
+
+def test_every_option_of_the_loop_is_a_flag():
+    text = call("finetune", "--help").stdout
+    for option in fields(Loop):
+        if option.name != "progress":
+            assert f"--{option.name.replace('_', '-')}" in text
+
+
+def test_help_imports_nothing_heavy():
+    """It took four seconds, because the package imported PyTorch."""
+    script = "import sys, bitlib.cli as c\ntry: c.main(['finetune', '--help'])\nexcept SystemExit: pass\n"
+    script += "print(sorted({'torch', 'numpy', 'PIL', 'sklearn'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_functions_keep_their_names_beside_modules_of_the_same_name():
+    """bitlib.mixup, .distill and .evaluate are functions, in whatever order modules are imported."""
+    for first in ("", "import bitlib.mixup, bitlib.distill, bitlib.evaluate; ", "import bitlib.transfer; "):
+        script = f"import bitlib; {first}print(all(map(callable, (bitlib.mixup, bitlib.distill, bitlib.evaluate))))"
+        assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "True\n"

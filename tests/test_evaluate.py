@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_BN, toy_task
+from conftest import TINY, TINY_BN, toy_task
 from sklearn import metrics
 
+from bitlib import UserError
+from bitlib.data.augment import to_input
 from bitlib.data.task import ArrayImages
-from bitlib.evaluate import EVAL_BATCH, Evaluation, evaluate, predict_logits
+from bitlib.evaluate import EVAL_BATCH, Evaluation, accuracy_interval, evaluate, predict_logits
 from bitlib.resnet import ResNetV2
 
 
@@ -63,3 +65,50 @@ def test_evaluating_leaves_the_model_as_it_was():
     before = {k: v.clone() for k, v in model.state_dict().items()}
     evaluate(model, toy_task().test, 16)
     assert model.training and all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+class Narrow(torch.nn.Module):
+    """A device with room for three images at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.weight = [], torch.nn.Parameter(torch.eye(3))
+
+    def forward(self, x):
+        self.seen.append(len(x))
+        if len(x) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return x.mean((2, 3)) @ self.weight
+
+
+def test_out_of_memory_halves_the_batch():
+    model, task = Narrow(), toy_task()
+    result = evaluate(model, task.test, 12)
+    assert model.seen == [12, 6, 3, 3, 3, 3]
+    direct = to_input(task.test.images).mean((2, 3))
+    torch.testing.assert_close(result.logits, direct)
+
+
+def test_one_image_too_many_is_said(tmp_path):
+    class None_(Narrow):
+        def forward(self, x):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(UserError, match="out of memory with one image of 12 px"):
+        evaluate(None_(), toy_task().test, 12)
+
+
+@pytest.mark.parametrize("precision, near", [("bf16", 0.4), ("fp16", 0.05)])
+def test_sixteen_bits_stay_near(precision, near):
+    model, images = ResNetV2(TINY, 3), toy_task().test
+    with torch.no_grad():
+        model.head.weight.normal_(generator=torch.Generator().manual_seed(0))
+    full, half = (evaluate(model, images, 12, p).logits for p in ("fp32", precision))
+    assert half.dtype == torch.float32 and not torch.equal(full, half)
+    assert (full - half).abs().max() < near * full.std()
+
+
+@pytest.mark.parametrize("right, images, low, high", [(4, 4, 0.5101, 1.0), (0, 10, 0.0, 0.2775), (50, 100, 0.4038, 0.5962)])
+def test_interval_against_published_values(right, images, low, high):
+    """Wilson's score interval; the values are those of R's prop.test without continuity correction."""
+    assert accuracy_interval(right / images, images) == pytest.approx((low, high), abs=2e-4)

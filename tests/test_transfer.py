@@ -182,3 +182,45 @@ def test_real_digits_gain_from_the_course_weights():
         create_model("glyphs-L", 10, seed=0), task, default_rule(tuned.model, task).adapted(base_lr=0.1), loop=QUIET
     )
     assert tuned.test_accuracy > 0.88 and tuned.test_accuracy > scratch.test_accuracy + 0.05
+
+
+def test_weights_are_safe_before_the_last_evaluation(tmp_path, monkeypatch):
+    """Running out of memory there lost the run, and every resume ran out again."""
+
+    def failing(*args):
+        raise MemoryError
+
+    task = toy_task()
+    monkeypatch.setattr(bitlib.transfer, "evaluate", failing)
+    with pytest.raises(MemoryError):
+        finetune(tiny(), task, rule(task), loop=quiet(out=tmp_path))
+    assert {p.name for p in tmp_path.iterdir()} == {"checkpoint", "history.csv", "model.safetensors"}
+    monkeypatch.undo()
+    run = finetune(tiny(), task, rule(task), loop=quiet(out=tmp_path, resume=True))
+    assert run.test_accuracy is not None and (tmp_path / "run.json").exists()
+
+
+def test_a_validation_curve_for_everyone(tmp_path):
+    task = toy_task()
+    run = finetune(tiny(), task, rule(task), loop=quiet(out=tmp_path, evaluate_every=10))
+    steps, accuracies = run.history.column("val_accuracy")
+    assert steps == (9, 19, 24) and accuracies[-1] == run.val_accuracy
+    assert (tmp_path / "history.csv").read_text().startswith("step,lr,loss,val_accuracy\n")
+    plain = finetune(tiny(), task, rule(task), loop=QUIET)
+    assert all(torch.equal(p, q) for p, q in zip(run.model.parameters(), plain.model.parameters()))
+
+
+def test_networks_built_by_hand_and_what_is_known_afterwards():
+    task = toy_task()
+    run = finetune(ResNetV2(TINY, 5), task, rule(task, 2), loop=QUIET)  # used to have no info
+    assert run.config["model"] == "custom"
+    assert (run.model.info.class_names, run.model.info.num_classes, run.model.info.crop) == (task.class_names, 3, 12)
+
+
+def test_another_teacher_is_not_resumed(tmp_path):
+    """The same name is not the same network."""
+    task = toy_task()
+    teachers = [finetune(tiny(seed=s), task, rule(task, 3), loop=QUIET).model for s in (0, 1)]
+    bitlib.distill(tiny(seed=2), teachers[0], task, rule(task, 3), loop=quiet(out=tmp_path))
+    with pytest.raises(UserError, match="its run had teacher weights [0-9a-f]{16}, this one has"):
+        bitlib.distill(tiny(seed=2), teachers[1], task, rule(task, 3), loop=quiet(out=tmp_path, resume=True))
