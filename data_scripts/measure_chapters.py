@@ -17,7 +17,7 @@ import bitlib
 from bitlib.trainer import pick_device
 from bitlib.transfer import default_rule
 
-SEEDS = range(5)
+SEEDS = range(3)
 # Chapter 4: pictures in a step, and how many steps of them.
 SMALL_STEPS = {32: 50, 2: 200}
 # Chapter 7: a method is a model and where training begins; then pictures a class and steps, by task.
