@@ -134,12 +134,14 @@ def main():
     device = pick_device(args.device)
     fingerprints = {name: bitlib.load_task(name).fingerprint for name in SHOTS}
     identity = {"tasks": fingerprints, "models": weights_of(("glyphs-L", "glyphs-L-bn", "photos-L"))}
+    finished = []
     for name in args.grids or GRIDS:
-        cells, plan = Cells(name, identity), GRIDS[name](device)
-        measured = {}
-        for title, (run, *how) in tqdm(plan.items(), name, unit="cell"):
+        cells, measured = Cells(name, identity), {}
+        for title, (run, *how) in tqdm(GRIDS[name](device).items(), name, unit="cell"):
             rows = [cells(f"{title}, {seed}", lambda: judged(run(*how, seed))) for seed in SEEDS]  # noqa: B023
             measured[title] = {key: [row[key] for row in rows] for key in rows[0]}
+        finished.append((name, cells, measured))
+    for name, cells, measured in finished:
         record(name, {"tasks": fingerprints, "seeds": list(SEEDS), "cells": measured}, device)
         cells.clear()
 
