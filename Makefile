@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Two files are tested at a time, each on half of the cores.
 THREADS = $(shell $(PYTHON) -c "import os; print(max(1, (os.cpu_count() or 2) // 2))")
 
-.PHONY: help env book test lab serve measure clean
+.PHONY: help env book test lab serve measure gpu clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -33,6 +33,9 @@ measure: env  ## measure everything on CIFAR-10 again (results/cifar10*.json; ho
 	$(BIN)/python data_scripts/measure_cifar10_full.py
 	$(BIN)/python data_scripts/measure_batch_size.py --task cifar10
 	$(BIN)/python data_scripts/measure_cifar10.py
+
+gpu:  ## all that waits for a GPU (results/gpu/; resumable). Needs no .venv: make gpu PYTHON=python3.12 ARGS="--list"
+	@PYTHONPATH=. $(PYTHON) data_scripts/gpu.py $(ARGS)
 
 clean:  ## delete the built website and the environment
 	rm -rf _build .venv

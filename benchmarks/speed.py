@@ -1,32 +1,23 @@
-"""Measure speed and memory beside batch norm and timm on this machine, and write results/bench_cpu.json or bench_cuda.json.
+"""Measure speed and memory beside batch norm and timm on this machine's processor, and write results/bench_cpu.json.
 
-    python benchmarks/speed.py [--device cuda]        about seven minutes on two cores
+    python benchmarks/speed.py        some eight minutes on two cores
 Leave the machine alone meanwhile. All contestants of a case take turns in one process, so that the ratios hold even where
-the machine is noisy. `bitlib bench` measures single cases.
+the machine is noisy. `bitlib bench` measures single cases; a GPU has `make gpu`.
 """
 
 import argparse
 import platform
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from bitlib import UserError
 from bitlib.course.bench import Case, contestants, run_cases, table, time_parts
-from bitlib.trainer import pick_device
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "data_scripts"))
-from record import record  # noqa: E402 - the scripts are no package
-
-# On a processor: the case of a learner's laptop. Compiled training is slower there and takes minutes, see the page.
-CPU = [Case(mode, 128, 8, precision) for precision in ("fp32", "bf16") for mode in ("train", "infer")]
-CPU += [Case("infer", 128, 8, "fp32", compiled=True), Case("train", 128, 8, "fp32", compiled=True)]
-# On a GPU several batch sizes, because each network has one that suits it best; compiled cases are few, as they take minutes.
-CUDA = [Case(mode, side, size, "bf16") for mode in ("train", "infer") for side in (128, 224) for size in (64, 128, 256, 512)]
-CUDA += [Case(mode, 224, 128, "fp32") for mode in ("train", "infer")]
-CUDA += [Case(mode, 224, 256, "bf16", compiled=True) for mode in ("train", "infer")]
+from record import commit, record  # noqa: E402 - the scripts are no package
 
 
 def processor() -> str:
@@ -38,31 +29,36 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def check_commit(allow_dirty: bool) -> None:
+    """Raises UserError where figures could not be traced back to a commit."""
+    here = commit()
+    if not allow_dirty and (not here or here.endswith("+")):
+        state = f"bitlib/ differs from commit {here[:-1]}" if here else f"{ROOT} is in no git commit"
+        raise UserError(f"{state}, so the figures would belong to no commit; commit first, or pass --allow-dirty")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--allow-dirty", action="store_true", help="measure a checkout that differs from its commit")
     args = parser.parse_args()
-    device = pick_device(args.device)
-    # Compiling pays most in inference: there, our compiled network takes part beside the others as they are.
-    plain, compiled = contestants(), contestants(compiled=True)
-    other_layout = replace(plain[0], name=f"{plain[0].name}, channels last", layout=lambda *_: torch.channels_last)
-    cases = []
-    for case in CPU if device.type == "cpu" else CUDA:
-        who = plain
-        if device.type == "cpu" and not case.compiled:
-            if case.mode == "infer":
-                who = compiled
-            elif case.precision == "bf16":  # why `trainer.memory_format` differs there
-                who = [plain[0], other_layout, *plain[1:]]
-        cases += run_cases([case], device, args.rounds, who=who)
-    print(table(cases))
-    record(
-        f"bench_{device.type}",
-        {"processor": processor(), "rounds": args.rounds, "cases": cases, "parts": time_parts(device)},
-        device,
-    )
+    try:
+        check_commit(args.allow_dirty)
+    except UserError as error:
+        print(f"speed.py: {error}", file=sys.stderr)
+        return 2
+    from bitlib.device import fast_16_bits
+
+    device = torch.device("cpu")
+    # A learner's laptop. 16 bits only where they are fast: on some processors they are fifty times slower than 32.
+    cases = [Case(mode, 128, 8, p) for p in ("fp32", fast_16_bits("cpu")) if p for mode in ("train", "infer")]
+    # Compiling pays most in inference: there, compiled networks take part beside the others as they are.
+    done = run_cases(cases, device, args.rounds, who=contestants(compiled=True))
+    print(table(done))
+    about = {"processor": processor(), "rounds": args.rounds, "allow_dirty": args.allow_dirty}
+    record("bench_cpu", about | {"cases": done, "parts": time_parts(device)}, device)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

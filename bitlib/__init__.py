@@ -1,13 +1,42 @@
 """bitlib: transfer learning with Big Transfer (BiT, arXiv 1912.11370), small enough to read in an evening."""
 
+import sys
+from importlib import import_module
+from types import ModuleType
+
 __version__ = "0.1.0"
 
-from .data import Task, list_tasks, load_task
-from .distill import Ensemble, distillation_loss, soften
-from .evaluate import Evaluation, evaluate
-from .files import UserError
-from .hyperrule import HyperRule
-from .mixup import mixup, mixup_loss
-from .resnet import ARCHS, Arch, ResNetV2, count_parameters
-from .transfer import Run, cache_features, distill, few_shot_runs, finetune, freeze, linear_probe
-from .weights import create_model, list_models, load_npz, load_weights, model_info, save_npz, save_weights
+# Public names and where they live. They are imported when they are first used, so that `bitlib --help` needs no PyTorch.
+_NAMES = {
+    "data": ("Task", "list_tasks", "load_task"),
+    "distill": ("Distillation", "Ensemble", "distillation_loss", "soften"),
+    "evaluate": ("Evaluation", "evaluate"),
+    "files": ("UserError",),
+    "hyperrule": ("HyperRule",),
+    "loop": ("Loop",),
+    "mixup": ("mixup", "mixup_loss"),
+    "resnet": ("ARCHS", "Arch", "ResNetV2", "count_parameters"),
+    "transfer": ("Run", "cache_features", "distill", "few_shot_runs", "finetune", "freeze", "linear_probe"),
+    "weights": ("create_model", "list_models", "load_npz", "load_weights", "model_info", "save_npz", "save_weights"),
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = [*_HOME]
+
+
+class _Package(ModuleType):
+    """Three names are both a public function and the module it lives in; importing the module must not hide the function."""
+
+    def __getattr__(self, name: str):
+        if name not in _HOME:
+            raise AttributeError(f"module 'bitlib' has no attribute {name!r}")
+        return getattr(import_module(f".{_HOME[name]}", "bitlib"), name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *_HOME})
+
+
+sys.modules[__name__].__class__ = _Package

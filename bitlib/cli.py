@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
+import tempfile
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext, redirect_stdout
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from .files import UserError
+from .loop import PRECISIONS, Loop
 
 
 class _Parser(argparse.ArgumentParser):
@@ -21,14 +26,47 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return value
+def _number(kind: type, least: int) -> Callable[[str], int | float]:
+    """A reader of numbers that are `least` or more."""
+
+    def read(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not value >= least:
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}, {least} or more")
+        return value
+
+    return read
+
+
+_positive = _number(int, 1)
+
+
+def _add_options(sub: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    """A flag for each of these fields of `Loop`: --micro-batches for micro_batches."""
+    for option in fields(Loop):
+        if option.name not in names:
+            continue
+        flag, how = f"--{option.name.replace('_', '-')}", dict(option.metadata)
+        if option.default is False:
+            sub.add_argument(flag, action="store_true", help=how["help"])
+            continue
+        if option.name == "precision":
+            how |= {"choices": PRECISIONS, "metavar": None}
+        elif isinstance(option.default, int | float):
+            how["type"] = _number(type(option.default), 1 if option.name == "micro_batches" else 0)
+        if option.default is not None:
+            how["help"] += f" (default: {option.default})"
+        sub.add_argument(flag, default=option.default, required=option.name == "out", **how)
+
+
+def _loop(args) -> Loop:
+    """The options that were given, as far as the command knows them."""
+    given = {option.name: getattr(args, option.name) for option in fields(Loop) if hasattr(args, option.name)}
+    return Loop(**given, progress=not args.quiet)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,46 +80,23 @@ def build_parser() -> argparse.ArgumentParser:
         return sub
 
     def compute(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+        _add_options(sub, ("device",))
         sub.add_argument("--quiet", action="store_true", help="no progress bar")
 
+    def precision(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--precision", default="fp32", choices=PRECISIONS, help="of the network (default: fp32)")
+
     def training(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--out", required=True, metavar="DIR", help="folder for the model, run.json and history.csv")
         sub.add_argument("--steps", type=_positive, metavar="N", help="number of updates")
-        sub.add_argument("--batch-size", type=_positive, metavar="B")
+        sub.add_argument("--batch-size", type=_positive, metavar="B", help="images per update, over all processes")
         sub.add_argument("--lr", type=float, help="base learning rate")
-        sub.add_argument(
-            "--micro-batches",
-            type=_positive,
-            default=1,
-            metavar="M",
-            help="split every batch into M parts to save memory; the result is the same up to rounding",
-        )
-        sub.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
-        sub.add_argument(
-            "--shard",
-            action="store_true",
-            help="under torchrun: give each process only a part of the gradients "
-            "and of the optimizer's state, for networks that fill a device's memory",
-        )
-        sub.add_argument(
-            "--compile", action="store_true", help="use torch.compile, which takes a minute to start and a C++ compiler"
-        )
-        sub.add_argument(
-            "--ema",
-            type=float,
-            default=0.0,
-            metavar="D",
-            help="end with a moving average of the weights of this decay, for example 0.999 (default: 0, off)",
-        )
-        sub.add_argument("--seed", type=int, default=0)
-        sub.add_argument("--checkpoint-every", type=int, default=500, metavar="N", help="in steps (default: 500)")
-        sub.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR, if there is one")
+        sub.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default: 0)")
+        _add_options(sub, [option.name for option in fields(Loop) if option.name not in ("device", "progress")])
         compute(sub)
 
     def data(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("data", metavar="DATA", help="a folder with one sub-folder a class, or the name of a task")
-        sub.add_argument("--skip-bad", action="store_true", help="leave out unreadable pictures instead of stopping")
+        sub.add_argument("data", metavar="DATA", help="a folder with one sub-folder per class, or the name of a task")
+        sub.add_argument("--skip-bad", action="store_true", help="leave out unreadable images instead of stopping")
 
     def downstream(sub: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
         data(sub)
@@ -91,17 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
             help="see `bitlib models`; default: BiT-M-R50x1 if it is in the "
             "cache, else photos-L, which ships with the package and has learnt from small photographs",
         )
-        sub.add_argument("--shots", type=_positive, metavar="K", help="use only K training pictures a class, drawn by --seed")
-        sub.add_argument(
-            "--grad-checkpointing",
-            action="store_true",
-            help="compute activations twice instead of keeping them: slower, in less memory",
-        )
-        sub.add_argument(
-            "--triton",
-            action="store_true",
-            help="on a GPU, compute group norm and ReLU in a kernel of bitlib's own; not with --compile",
-        )
+        sub.add_argument("--shots", type=_positive, metavar="K", help="use only K training images per class, drawn by --seed")
         sub.add_argument("--variant", default="code", choices=("code", "paper"), help="of the HyperRule (default: code)")
         training(sub)
         method = sub.add_mutually_exclusive_group()
@@ -124,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--fixed",
         action="store_true",
-        help="the teacher judges each whole picture once, instead of the student's crop at every step",
+        help="let the teacher judge every whole image once, before training, instead of the student's crop at every step",
     )
 
     sub = command("evaluate", run_evaluate, "measure a model on a split of DATA")
@@ -132,13 +137,15 @@ def build_parser() -> argparse.ArgumentParser:
     data(sub)
     sub.add_argument("--split", default="test", choices=("train", "val", "test"))
     sub.add_argument("--json", metavar="FILE", help="write the figures to FILE as well")
+    precision(sub)
     compute(sub)
 
-    sub = command("predict", run_predict, "name the class of pictures")
+    sub = command("predict", run_predict, "name the class of images")
     sub.add_argument("model", metavar="MODEL", help="a folder that finetune wrote, or a model file")
-    sub.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files, or folders of them")
+    sub.add_argument("images", nargs="+", metavar="IMAGE", help="image files, folders of them, or - for one on standard input")
     sub.add_argument("--top", type=_positive, default=1, metavar="K", help="how many classes to name (default: 1)")
-    sub.add_argument("--json", action="store_true", help="one JSON object a line")
+    sub.add_argument("--json", action="store_true", help="one JSON object per line")
+    precision(sub)
     compute(sub)
 
     sub = command("export", run_export, "write a trained model as an ONNX file, for other programs")
@@ -150,8 +157,8 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("pretrain", run_pretrain, "train a network from random weights, for others to start from")
     data(sub)
     sub.add_argument("--arch", default="small", help="architecture: small, medium, small-bn, R50x1, ... (default: small)")
-    sub.add_argument("--side", type=_positive, default=32, metavar="PX", help="side of the training pictures")
-    sub.add_argument("--weight-decay", type=float, default=1e-4)
+    sub.add_argument("--side", type=_positive, default=32, metavar="PX", help="side of the training images (default: 32)")
+    sub.add_argument("--weight-decay", type=float, default=1e-4, help="(default: 1e-4)")
     training(sub)
 
     sub = command("bench", run_bench, "measure speed and memory on this machine, beside batch norm and timm")
@@ -220,15 +227,13 @@ def _writable(out: Path, resume: bool) -> Path:
 
 
 def _prepare(args):
-    """(folder, task, model, rule) of a command that trains downstream."""
+    """(task, model, rule, loop) of a command that trains downstream."""
     from .data import load_task
-    from .norm import use_triton
     from .transfer import default_rule
     from .weights import create_model
 
-    if args.triton and args.compile:
-        raise UserError("--triton and --compile both replace group norm by kernels of their own; choose one")
-    out = _writable(Path(args.out), args.resume)
+    loop = _loop(args)
+    _writable(Path(args.out), args.resume)
     task = load_task(args.data, args.shots, args.seed, args.skip_bad)
     model = create_model(args.model or _default_model(), task.num_classes, pretrained=not args.scratch, seed=args.seed)
     changes = {"steps": args.steps, "batch_size": args.batch_size, "base_lr": args.lr, "variant": args.variant}
@@ -236,77 +241,55 @@ def _prepare(args):
         rule = default_rule(model, task).adapted(**{k: v for k, v in changes.items() if v is not None})
     except ValueError as error:
         raise UserError(str(error)) from None
-    model.grad_checkpointing = args.grad_checkpointing
-    if args.triton:
-        use_triton(model)
-    return out, task, model, rule
+    return task, model, rule, loop
 
 
-def _loop(args) -> dict:
-    return {
-        "precision": args.precision,
-        "micro_batches": args.micro_batches,
-        "compile": args.compile,
-        "ema": args.ema,
-        "shard": args.shard,
-        "resume": args.resume,
-        "checkpoint_every": args.checkpoint_every,
-        "progress": not args.quiet,
-    }
+def _report(run, out: str) -> None:
+    from .evaluate import accuracy_interval
 
-
-def _report(run, out: Path) -> None:
     print(
-        f"{run.task.name}: {len(run.task.train)} training pictures, {run.task.num_classes} classes, model {run.config['model']}"
+        f"{run.task.name}: {len(run.task.train)} training images, {run.task.num_classes} classes, model {run.config['model']}"
     )
-    print(f"validation accuracy {run.val_accuracy:.4f}")
-    print(f"test accuracy {run.test_accuracy:.4f}")
+    for split, accuracy in {"validation": run.val_accuracy, "test": run.test_accuracy}.items():
+        images = len(getattr(run.task, "val" if split == "validation" else split))
+        print(f"{split} accuracy {_with_interval(accuracy, *accuracy_interval(accuracy, images), images)}")
     print(f"written to {out}")
+
+
+def _with_interval(accuracy: float, low: float, high: float, images: int) -> str:
+    return f"{accuracy:.4f} on {images} image{'s' * (images != 1)} (95 % interval {low:.3f} to {high:.3f})"
 
 
 def run_finetune(args) -> None:
     """`bitlib finetune`."""
     from .transfer import finetune, freeze, linear_probe
 
-    out, task, model, rule = _prepare(args)
+    if args.linear_probe:
+        usable = {"device", "out", "progress"}
+        idle = [o.name for o in fields(Loop) if o.name not in usable and getattr(args, o.name) != o.default]
+        idle += [name for name in ("steps", "batch_size", "lr") if getattr(args, name) is not None]
+        if idle:
+            raise UserError(f"--linear-probe takes no steps and has no use for --{idle[0].replace('_', '-')}; leave it out")
+    task, model, rule, loop = _prepare(args)
     if args.freeze:
         try:
             freeze(model, args.freeze)
         except ValueError as error:
             raise UserError(str(error)) from None
-    if args.linear_probe:
-        run = linear_probe(model, task, rule, args.device, out)
-    else:
-        run = finetune(model, task, rule, args.device, args.seed, out, **_loop(args))
-    _report(run, out)
+    run = linear_probe(model, task, rule, loop) if args.linear_probe else finetune(model, task, rule, args.seed, loop)
+    _report(run, args.out)
 
 
 def run_distill(args) -> None:
     """`bitlib distill`."""
+    from .distill import Distillation
     from .transfer import distill
 
-    if not 0 <= args.alpha <= 1 or not args.temperature > 0:
-        raise UserError(
-            f"alpha is {args.alpha} and the temperature {args.temperature}; alpha lies between 0 and 1, and the "
-            "temperature above 0"
-        )
+    how = Distillation(args.temperature, args.alpha, consistent=not args.fixed)
     teacher = _load_trained(args.teacher)
-    out, task, model, rule = _prepare(args)
+    task, model, rule, loop = _prepare(args)
     _same_classes(teacher, args.teacher, task, args.data)
-    run = distill(
-        model,
-        teacher,
-        task,
-        rule,
-        args.device,
-        args.seed,
-        out,
-        temperature=args.temperature,
-        alpha=args.alpha,
-        consistent=not args.fixed,
-        **_loop(args),
-    )
-    _report(run, out)
+    _report(distill(model, teacher, task, rule, args.seed, loop, how), args.out)
 
 
 def _same_classes(model, name: str, task, data: str) -> None:
@@ -331,28 +314,39 @@ def _load_trained(path: str):
 def run_evaluate(args) -> None:
     """`bitlib evaluate`."""
     from .data import load_task
+    from .device import pick_device, pick_precision
     from .evaluate import evaluate
-    from .trainer import pick_device
-    from .transfer import write_json
+    from .transfer import unseen, write_json
 
     device, model = pick_device(args.device), _load_trained(args.model)
     task = load_task(args.data, skip_bad=args.skip_bad)
     _same_classes(model, args.model, task, args.data)
-    result = evaluate(model.to(device), getattr(task, args.split), model.info.crop)
+    images, left_out = unseen(model, task, args.split)
+    if left_out:
+        print(f"left out {left_out} of {left_out + len(images)} images: the model was trained on them", file=sys.stderr)
+    if not len(images):
+        raise UserError(
+            f"the model was trained on all images of the {args.split} split of {args.data}; bring images it has not seen"
+        )
+    result = evaluate(model.to(device), images, model.info.crop, pick_precision(args.precision, device))
+    low, high = result.interval()
     figures = {
         "model": args.model,
         "task": task.name,
         "fingerprint": task.fingerprint,
         "split": args.split,
-        "pictures": len(result.labels),
+        "images": len(result.labels),
+        "left_out": left_out,
         "accuracy": result.accuracy,
+        "interval": [low, high],
         "loss": result.loss,
         "calibration_error": result.calibration_error(),
     }
     if args.json:
         write_json(_writable(Path(args.json).parent, True) / Path(args.json).name, figures)
-    print(f"{task.name}, {args.split} split, {len(result.labels)} pictures")
-    for name in ("accuracy", "loss", "calibration_error"):
+    print(f"{task.name}, {args.split} split")
+    print(f"accuracy {_with_interval(result.accuracy, low, high, len(result.labels))}")
+    for name in ("loss", "calibration_error"):
         print(f"{name.replace('_', ' ')} {figures[name]:.4f}")
 
 
@@ -361,27 +355,35 @@ def run_predict(args) -> None:
     import torch
 
     from .data.folder import FileImages, list_images
+    from .device import pick_device, pick_precision
     from .evaluate import predict_logits
-    from .trainer import pick_device
 
     device, model = pick_device(args.device), _load_trained(args.model)
-    paths = []
-    for name in map(Path, args.pictures):
-        found = list_images(name) if name.is_dir() else [name]
-        if not found:
-            raise UserError(f"{name} holds no pictures")
-        if not name.exists():
-            raise UserError(f"{name} does not exist")
-        paths += found
-    images = FileImages(paths, torch.zeros(len(paths), dtype=torch.long))
-    probabilities = predict_logits(model.to(device), images, model.info.crop).softmax(1)
-    best = probabilities.topk(min(args.top, model.num_classes))
-    for path, values, classes in zip(paths, best.values.tolist(), best.indices.tolist()):
+    paths: dict[Path, str] = {}  # with the names to print
+    with tempfile.TemporaryDirectory() as folder:
+        for name in args.images:
+            path = Path(name)
+            if name == "-":
+                path = Path(folder) / "standard input"
+                path.write_bytes(sys.stdin.buffer.read())
+            elif not path.exists():
+                raise UserError(f"{name} does not exist")
+            found = list_images(path) if path.is_dir() else [path]
+            if not found:
+                raise UserError(f"{name} holds no images")
+            paths |= {file: "-" if name == "-" else str(file) for file in found}
+        images = FileImages(list(paths), torch.zeros(len(paths), dtype=torch.long))
+        try:
+            logits = predict_logits(model.to(device), images, model.info.crop, pick_precision(args.precision, device))
+        except UserError as error:
+            raise UserError(str(error).replace(f"{folder}/", "")) from None
+    best = logits.softmax(1).topk(min(args.top, model.num_classes))
+    for name, values, classes in zip(paths.values(), best.values.tolist(), best.indices.tolist()):
         answers = [(model.info.class_names[c], p) for c, p in zip(classes, values)]
         if args.json:
-            print(json.dumps({"picture": str(path), "classes": dict(answers)}, ensure_ascii=False))
+            print(json.dumps({"image": name, "classes": dict(answers)}, ensure_ascii=False))
         else:
-            print("\t".join([str(path), *(f"{name}\t{p:.3f}" for name, p in answers)]))
+            print("\t".join([name, *(f"{label}\t{p:.3f}" for label, p in answers)]))
 
 
 def run_export(args) -> None:
@@ -408,58 +410,55 @@ def run_export(args) -> None:
 def run_pretrain(args) -> None:
     """`bitlib pretrain`."""
     from .data import load_task
-    from .distributed import is_main
+    from .distributed import is_main, whole_state
     from .pretrain import Upstream, pretrain
     from .transfer import environment, write_json
     from .weights import save_weights
 
-    out = _writable(Path(args.out), args.resume)
+    loop, out = _loop(args), _writable(Path(args.out), args.resume)
     given = {"steps": args.steps, "batch_size": args.batch_size, "lr": args.lr}
     recipe = Upstream(
-        arch=args.arch, side=args.side, weight_decay=args.weight_decay, **{k: v for k, v in given.items() if v is not None}
+        arch=args.arch,
+        side=args.side,
+        weight_decay=args.weight_decay,
+        **{k: v for k, v in given.items() if v is not None},
     )
     task = load_task(args.data, skip_bad=args.skip_bad)
-    result = pretrain(task, recipe, args.device, args.seed, out / "checkpoint" / "state.safetensors", **_loop(args))
+    result = pretrain(task, recipe, args.seed, loop)
+    state = whole_state(result.model.state_dict())
     if not is_main():
         return
-    save_weights(
-        result.model,
-        out / "model.safetensors",
-        {
-            "name": out.name,
-            "class_names": list(task.class_names),
-            "crop": recipe.side,
-            "task": task.name,
-            "fingerprint": task.fingerprint,
-        },
-    )
-    device = next(result.model.parameters()).device
-    write_json(
-        out / "run.json",
-        {
-            "method": "pretrain",
-            "task": task.name,
-            "fingerprint": task.fingerprint,
-            "seed": args.seed,
-            **recipe.__dict__,
-            "precision": args.precision,
-            "micro_batches": args.micro_batches,
-            "ema": args.ema,
-            "val_accuracy": result.val_accuracy,
-            "test_accuracy": result.test_accuracy,
-            "seconds": round(result.history.seconds, 2),
-            **environment(device),
-        },
-    )
-    print(f"validation accuracy {result.val_accuracy:.4f}")
-    print(f"test accuracy {result.test_accuracy:.4f}")
+    meta = {
+        "name": out.name,
+        "class_names": list(task.class_names),
+        "crop": recipe.side,
+        "task": task.name,
+        "fingerprint": task.fingerprint,
+    }
+    save_weights(result.model, out / "model.safetensors", meta, state=state)
+    record = {
+        "method": "pretrain",
+        "task": task.name,
+        "fingerprint": task.fingerprint,
+        "seed": args.seed,
+        **asdict(recipe),
+        "precision": args.precision,
+        "micro_batches": args.micro_batches,
+        "ema": args.ema,
+        "val_accuracy": result.val_accuracy,
+        "test_accuracy": result.test_accuracy,
+        "seconds": round(result.history.seconds, 2),
+    }
+    write_json(out / "run.json", record | environment(next(result.model.parameters()).device))
+    print(f"validation accuracy {result.val_accuracy:.4f} on {len(task.val)} images")
+    print(f"test accuracy {result.test_accuracy:.4f} on {len(task.test)} images")
     print(f"written to {out}")
 
 
 def run_bench(args) -> None:
     """`bitlib bench`."""
     from .course.bench import Case, run_cases, table, time_parts
-    from .trainer import need_compiler, pick_device
+    from .device import need_compiler, pick_device
     from .transfer import environment, write_json
 
     device = pick_device(args.device)
@@ -496,7 +495,7 @@ def main(argv: list[str] | None = None) -> int:
         if os.environ.get("WORLD_SIZE", "1") != "1":
             from .distributed import is_main, process_group
 
-            with process_group():
+            with process_group(getattr(args, "device", "auto")):
                 with open(os.devnull, "w") as nowhere, nullcontext() if is_main() else redirect_stdout(nowhere):
                     args.run(args)
         else:

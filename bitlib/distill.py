@@ -1,17 +1,41 @@
 """Knowledge distillation: softened probabilities, and the loss of a student that imitates a teacher.
 
-Follows Hinton, Vinyals and Dean (arXiv 1503.02531, section 2). Who shows which picture to whom is `transfer.distill`'s
-business.
+Follows Hinton, Vinyals and Dean (arXiv 1503.02531, section 2). Which images teacher and student see is up to
+`transfer.distill`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .files import UserError
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """How a student learns from its teacher.
+
+    temperature: softens teacher and student, above 0. alpha: weight of the teacher, from 0 (labels alone) to 1 (teacher alone).
+    consistent: at every step the teacher sees exactly the student's crops and mixtures (arXiv 2106.05237); else it judges every
+    whole image once, before training. Raises UserError for values out of range.
+    """
+
+    temperature: float = 1.0
+    alpha: float = 1.0
+    consistent: bool = True
+
+    def __post_init__(self):
+        if not 0 <= self.alpha <= 1 or not self.temperature > 0:
+            raise UserError(
+                f"alpha is {self.alpha} and the temperature {self.temperature}; alpha lies between 0 and 1, and the "
+                "temperature above 0"
+            )
 
 
 def soften(logits: Tensor, temperature: float) -> Tensor:

@@ -1,19 +1,19 @@
 """Several processes that train one model, as `torchrun` starts them: who am I, which share is mine, who writes.
 
 Every process draws the same batch and takes its own part of it, so nothing is seen twice, and the result is that of one
-process up to rounding, on any number of them. Knows nothing of models and tasks. Without torchrun, all of it is one rank.
+process up to rounding, on any number of them. Knows nothing of tasks and losses. Without torchrun, all of it is one process.
 """
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 def ranks() -> tuple[int, int]:
@@ -27,29 +27,33 @@ def is_main() -> bool:
 
 
 @contextmanager
-def process_group() -> Iterator[None]:
+def process_group(device: str = "auto") -> Iterator[None]:
     """Join the other processes for the length of the block, if torchrun started several; else do nothing.
 
-    NCCL where every process has a GPU of its own, gloo otherwise.
+    device: the one that was asked for. Tensors on GPUs travel by NCCL where every process has a GPU of its own, everything else
+    by gloo.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         yield
         return
     local = int(os.environ.get("LOCAL_RANK", 0))
-    gpus = torch.cuda.is_available() and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) <= torch.cuda.device_count()
+    gpus = torch.cuda.device_count() if device == "auto" or device.startswith("cuda") else 0
     if gpus:
-        torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if gpus else "gloo")
+        torch.cuda.set_device(local % gpus)
+    own_gpu = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) <= gpus
+    dist.init_process_group("cpu:gloo,cuda:nccl" if own_gpu else "gloo")
     try:
         yield
     finally:
         dist.destroy_process_group()
 
 
-def own_part(tensor: Tensor) -> Tensor:
-    """This process's part of a batch, cut along dimension 0; the parts of all processes make up the batch."""
+def own_rows(size: int) -> range:
+    """Which rows of a batch are this process's; the rows of all processes make up the batch, sizes differ by one at most."""
     rank, world = ranks()
-    return tensor.tensor_split(world)[rank]
+    share, extra = divmod(size, world)
+    start = rank * share + min(rank, extra)
+    return range(start, start + share + (rank < extra))
 
 
 def summed(tensor: Tensor) -> Tensor:
@@ -61,7 +65,7 @@ def summed(tensor: Tensor) -> Tensor:
 
 
 def gathered(part: object) -> list:
-    """What every process passed, in the order of their numbers. A barrier, too."""
+    """What every process passed, in the order of their numbers."""
     world = ranks()[1]
     if world == 1:
         return [part]
@@ -70,29 +74,130 @@ def gathered(part: object) -> list:
     return everything
 
 
-def sharded(model: nn.Module) -> nn.Module:
-    """A copy of the model of which every process holds a part (FSDP2), starting from the first process's weights.
+def from_main(value: object) -> object:
+    """What the first process passed, on every process."""
+    if ranks()[1] == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, 0)
+    return box[0]
 
-    The weights of each block, an element of a child that is a sequence, are gathered while it works and dropped again.
+
+def wait_for_all() -> None:
+    """Go on when every process has come here."""
+    if ranks()[1] > 1:
+        dist.barrier()
+
+
+class AnyProcess:
+    """Whether any process wants something, asked at every step without waiting: the answer comes one step later."""
+
+    def __init__(self):
+        self.asked: tuple[Tensor, dist.Work] | None = None
+
+    def __call__(self, wish: bool) -> bool:
+        """Every process calls this alike, and all get the same answer."""
+        if ranks()[1] == 1:
+            return wish
+        answer = False
+        if self.asked:
+            flag, work = self.asked
+            work.wait()
+            answer = bool(flag)
+        flag = torch.tensor(int(wish))  # on the CPU, so that no GPU is waited for
+        self.asked = flag, dist.all_reduce(flag, async_op=True)
+        return answer
+
+    def end(self) -> None:
+        """Take back the last question."""
+        if self.asked:
+            self.asked[1].wait()
+            self.asked = None
+
+
+class Alone:
+    """How a network trains on one process. net: what is called; state: its own weights and the optimizer's."""
+
+    def __init__(self, model: nn.Module):
+        self.model = self.net = model
+
+    def exchange(self, last: bool) -> AbstractContextManager:
+        """Around the work on a part of the batch: processes exchange gradients once a step, after the last part."""
+        return nullcontext()
+
+
+class Replicated(Alone):
+    """Every process holds the whole network. Batch-norm statistics stay each process's own, as without SyncBatchNorm."""
+
+    def __init__(self, model: nn.Module):
+        self.model, self.net = model, DistributedDataParallel(model, broadcast_buffers=False)
+
+    def exchange(self, last: bool) -> AbstractContextManager:
+        return nullcontext() if last else self.net.no_sync()
+
+
+class Sharded(Alone):
+    """Every process holds a part of each weight (FSDP2); a block's weights are gathered while it works and dropped again.
+
+    The model is changed in place, and stays in parts after training: all processes must call it together.
     """
-    from torch.distributed.fsdp import fully_shard
 
-    for tensor in model.state_dict().values():
-        dist.broadcast(tensor, 0)
-    net = copy.deepcopy(model)
-    for child in net.children():
-        for block in child if isinstance(child, nn.Sequential) else ():
-            fully_shard(block)
-    return fully_shard(net)
+    def __init__(self, model: nn.Module):
+        from torch.distributed.fsdp import fully_shard
+
+        model.to(memory_format=torch.contiguous_format)  # FSDP2 cuts no other layout
+        spread(model.state_dict(), model.state_dict())
+        for child in model.children():
+            for block in child if isinstance(child, nn.Sequential) else ():
+                fully_shard(block)
+        self.model = self.net = fully_shard(model)
+
+    def exchange(self, last: bool) -> AbstractContextManager:
+        self.net.set_requires_gradient_sync(last)
+        return nullcontext()
 
 
-def full(tensor: Tensor) -> Tensor:
-    """All of a tensor of which this process holds a part. All processes must ask for it together."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+def make_runner(model: nn.Module, shard: bool) -> Alone:
+    """How this model trains on as many processes as there are."""
+    if ranks()[1] == 1:
+        return Alone(model)
+    return Sharded(model) if shard else Replicated(model)
 
 
-def part_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """This process's part of a tensor, cut as `like` is."""
-    from torch.distributed.tensor import distribute_tensor
+def is_sharded(model: nn.Module) -> bool:
+    """Whether this process holds only parts of the model's weights."""
+    return any(hasattr(p, "full_tensor") for p in model.parameters())
 
-    return distribute_tensor(tensor, like.device_mesh, like.placements)
+
+# One tensor at a time, and by hand: `torch.distributed.checkpoint` unpickles what it reads, and its broadcast of a state
+# (torch 2.15) mixes up weights that lie channels-last.
+
+
+def whole_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """These tensors, joined from all processes where they are sharded, on the CPU of the first process; {} on the others.
+
+    All processes must call it together.
+    """
+    whole = {}
+    for name, tensor in tensors.items():
+        joined = (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach()
+        if is_main():
+            whole[name] = joined.cpu().contiguous()
+    return whole
+
+
+def spread(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+    """Fill the tensors of `target`, which may be sharded, with the first process's `source`; the others may pass {}."""
+    with torch.no_grad():
+        for name, tensor in target.items():
+            if is_main():
+                value = source[name].to(tensor.device, tensor.dtype).contiguous()
+            else:
+                value = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+            if hasattr(tensor, "full_tensor"):
+                from torch.distributed.tensor import distribute_tensor
+
+                value = distribute_tensor(value, tensor.device_mesh, tensor.placements)
+            elif ranks()[1] > 1:
+                dist.broadcast(value, 0)
+            tensor.copy_(value)

@@ -1,4 +1,4 @@
-"""Downloading one file: resumed, verified, atomic, safe for two processes at once."""
+"""Downloading one file: resumed, verified, atomic, safe for two processes at once; and the lock for what others download."""
 
 from __future__ import annotations
 
@@ -7,19 +7,38 @@ import errno
 import hashlib
 import http.client
 import os
+import re
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock
 from tqdm import tqdm
 
-from .files import UserError
+from .files import UserError, cache_dir
 
 CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without an answer
 TRIES = 4
+
+
+@contextmanager
+def one_at_a_time(name: str) -> Iterator[None]:
+    """Other processes wait here until this one has left the block, so that only the first fills the cache.
+
+    Without effect where the cache cannot be written to: what such a cache holds was put there before.
+    """
+    lock = cache_dir() / "locks" / f"{name}.lock"
+    with ExitStack() as stack:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(lock))
+        except OSError:
+            pass
+        yield
 
 
 def download(url: str, path: Path, progress: bool = True) -> Path:
@@ -89,9 +108,18 @@ def _transfer(url: str, part: Path, progress: bool) -> http.client.HTTPMessage:
         resumed = answer.status == 206
         if not resumed:
             have = 0
-        _mark(part).write_text(answer.headers.get("ETag", ""))
+            part.unlink(missing_ok=True)  # before the mark changes: a process killed in between must not mix two versions
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length else None
+        if resumed:
+            # Some caches answer with another range than the one asked for; appended, it would be a wrong file.
+            stated = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("Content-Range", ""))
+            first, last, whole = map(int, stated.groups()) if stated else (0, 0, 0)
+            if first != have or last + 1 != whole or total not in (None, whole):
+                part.unlink()
+                raise http.client.HTTPException("another range than the one asked for")
+            total = whole
+        _mark(part).write_text(answer.headers.get("ETag", ""))
         bar = tqdm(
             total=total,
             initial=have,

@@ -1,47 +1,57 @@
-"""What a trained model does on pictures: logits, accuracy, calibration, confusion, worst mistakes."""
+"""What a trained model does on images: logits, accuracy, calibration, confusion, worst mistakes."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data.augment import to_input
-from .data.sampling import generator_for
+from .data.batches import scan
 from .data.task import Images
-from .distributed import gathered, ranks
+from .device import autocast
+from .distributed import gathered
+from .files import UserError
 from .norm import hold_standardized, standardized_convs
 
 EVAL_BATCH = 256  # fixed, so that the order of a sum, and so its last bit, does not depend on the caller
 
 
 @torch.no_grad()
-def run_over(function, images: Images, side: int, device: torch.device, batch_size: int = EVAL_BATCH) -> Tensor:
-    """Apply `function` (float [B, 3, side, side] in [-1, 1] -> [B, ...]) to all pictures, resized; result on the CPU.
+def run_over(function, images: Images, side: int, device: torch.device, precision: str = "fp32") -> Tensor:
+    """Apply `function` (float [B, 3, side, side] in [-1, 1] -> [B, ...]) to all images, resized; float32 on the CPU.
 
-    Of several processes (`distributed`) each takes some of the batches, and all of them get the whole result.
-
-    Pictures are resized as a whole, without a crop, as the paper tests (section 3.3).
+    Images are resized as a whole, without a crop, as the paper tests (section 3.3). Several processes share the work, and
+    each gets the whole result. Where the device runs out of memory, batches are halved; UserError where one image is too much.
     """
-    prepared, outputs, (rank, world) = images.prepare(side, device), {}, ranks()
-    generator = generator_for("evaluation")
-    batches = list(enumerate(torch.arange(len(prepared)).split(batch_size)))
-    for number, indices in batches[rank::world]:
-        x = to_input(prepared.batch(indices, generator)).contiguous(memory_format=torch.channels_last)
-        outputs[number] = function(x.to(device)).float().cpu()
+    at_once, outputs = EVAL_BATCH, {}
+    for number, x in scan(images, side, device, EVAL_BATCH):
+        done: list[Tensor] = []
+        while (start := sum(map(len, done))) < len(x):
+            try:
+                with autocast(device, precision):
+                    done.append(function(x[start : start + at_once]).float().cpu())
+                continue
+            except torch.OutOfMemoryError:
+                if min(at_once, len(x)) == 1:
+                    raise UserError(f"the device is out of memory with one image of {side} px; use --device cpu") from None
+            at_once = -(-min(at_once, len(x)) // 2)
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+        outputs[number] = torch.cat(done)
     outputs = {number: output for part in gathered(outputs) for number, output in part.items()}
-    return torch.cat([outputs[number] for number, _ in batches])
+    return torch.cat([outputs[number] for number in sorted(outputs)])
 
 
-def predict_logits(model: nn.Module, images: Images, side: int) -> Tensor:
+def predict_logits(model: nn.Module, images: Images, side: int, precision: str = "fp32") -> Tensor:
     """Logits [N, C] of a model in evaluation mode, on the device where it is; its mode is restored afterwards."""
     was_training = model.training
     model.eval()
     try:
         with hold_standardized(standardized_convs(model)):
-            return run_over(model, images, side, next(model.parameters()).device)
+            return run_over(model, images, side, next(model.parameters()).device, precision)
     finally:
         model.train(was_training)
 
@@ -59,8 +69,12 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Share of pictures whose largest logit is the label's, 0 to 1."""
+        """Share of images whose largest logit is the label's, 0 to 1."""
         return (self.predictions == self.labels).double().mean().item()
+
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the accuracy, for images like these; see `accuracy_interval`."""
+        return accuracy_interval(self.accuracy, len(self.labels))
 
     @property
     def loss(self) -> float:
@@ -74,7 +88,7 @@ class Evaluation:
         return torch.bincount(self.labels * c + self.predictions, minlength=c * c).view(c, c)
 
     def reliability(self, bins: int = 10) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean confidence, accuracy and number of pictures in each of `bins` equal ranges of confidence."""
+        """Mean confidence, accuracy and number of images in each of `bins` equal ranges of confidence."""
         confidence, predicted = self.logits.double().softmax(1).max(1)
         which = (confidence * bins).long().clamp_max(bins - 1)
         count = torch.bincount(which, minlength=bins)
@@ -83,7 +97,7 @@ class Evaluation:
         return mean[0], mean[1], count
 
     def calibration_error(self, bins: int = 10) -> float:
-        """Expected calibration error: |confidence - accuracy|, averaged over the bins by their share of pictures."""
+        """Expected calibration error: |confidence - accuracy|, averaged over the bins by their share of images."""
         confidence, accuracy, count = self.reliability(bins)
         return ((confidence - accuracy).abs() * count).sum().item() / len(self.labels)
 
@@ -94,6 +108,19 @@ class Evaluation:
         return wrong[log_p[wrong].argsort(stable=True)][:count]
 
 
-def evaluate(model: nn.Module, images: Images, side: int) -> Evaluation:
-    """Run the model over a split, every picture resized to `side` x `side`. Model and result as in `predict_logits`."""
-    return Evaluation(predict_logits(model, images, side), images.labels)
+def evaluate(model: nn.Module, images: Images, side: int, precision: str = "fp32") -> Evaluation:
+    """Run the model over a split, every image resized to `side` x `side` pixels. precision: "fp32", "bf16" or "fp16".
+
+    The model is used in evaluation mode, where it lies, and left in the mode it was in.
+    """
+    return Evaluation(predict_logits(model, images, side, precision), images.labels)
+
+
+def accuracy_interval(accuracy: float, images: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's score interval of an accuracy measured on so many images: (low, high), 95 % for z = 1.96.
+
+    It allows for the choice of test images alone, and not for another training run.
+    """
+    middle = (accuracy + z * z / (2 * images)) / (1 + z * z / images)
+    half = z * math.sqrt(accuracy * (1 - accuracy) / images + (z / (2 * images)) ** 2) / (1 + z * z / images)
+    return max(0.0, middle - half), min(1.0, middle + half)

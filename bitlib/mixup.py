@@ -24,17 +24,23 @@ def sample_lambda(alpha: float, generator: torch.Generator) -> float:
     return torch.softmax(log_gamma, 0)[0].item()
 
 
+def draw_mixup(count: int, alpha: float, generator: torch.Generator) -> tuple[float, Tensor | None]:
+    """What MixUp draws for a batch of `count` images: (lam, everyone's partner, int64 [count]); (1.0, None) for none."""
+    lam = sample_lambda(alpha, generator)
+    return (1.0, None) if lam == 1.0 else (lam, torch.randperm(count, generator=generator))
+
+
 def mixup(x: Tensor, y: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, float]:
     """Mix a batch with a random permutation of itself.
 
     x: float [N, 3, H, W]; y: int [N]; alpha: Beta parameter, 0 for none; generator: a CPU generator.
     Returns (lam * x + (1 - lam) * x[perm], y, y[perm], lam) with one lam for the batch, as in the official code.
     """
-    lam = sample_lambda(alpha, generator)
-    if lam == 1.0:
+    lam, partners = draw_mixup(len(x), alpha, generator)
+    if partners is None:
         return x, y, y, lam
-    perm = torch.randperm(len(x), generator=generator).to(x.device)
-    return torch.lerp(x[perm], x, lam), y, y[perm], lam
+    partners = partners.to(x.device)
+    return torch.lerp(x[partners], x, lam), y, y[partners], lam
 
 
 def mixup_loss(logits: Tensor, y: Tensor, y_other: Tensor, lam: float) -> Tensor:

@@ -61,7 +61,8 @@ def hold_standardized(convs: Iterable[StdConv2d]) -> Iterator[None]:
 
     For weights that do not change within it: frozen layers, evaluation. No gradient reaches them.
     """
-    convs = [c for c in convs if c.held is None]
+    # Of a sharded network no process has whole filters.
+    convs = [c for c in convs if c.held is None and not hasattr(c.weight, "full_tensor")]
     try:
         for conv in convs:
             conv.held = standardize_weight(conv.weight.detach())
@@ -75,8 +76,8 @@ class StandardizeOnce:
     """Weight standardisation once a step, forward and backward, however many parts the batch is cut into. A context.
 
     The parts before the last one see a copy of the standardised weights, which collects their gradients; in the backward
-    pass of the last (call `last` before it) these join its own on the way through the standardisation. The gradient is
-    the same sum, in another order.
+    pass of the last (call `join_gradients` before it) these join its own on the way through the standardisation. The gradient
+    is the same sum, in another order.
     """
 
     def __init__(self, model: nn.Module):
@@ -88,8 +89,8 @@ class StandardizeOnce:
             conv.held = weight.detach().requires_grad_()
         return self
 
-    def last(self) -> None:
-        """The next part is the last one."""
+    def join_gradients(self) -> None:
+        """The part that follows is the last one: its backward pass takes the others' gradients along."""
         for conv, weight in zip(self.convs, self.whole):
             if conv.held.grad is not None:
                 weight.register_hook(conv.held.grad.add)
@@ -229,6 +230,11 @@ def split_batch_norm(model: nn.Module, device_batch: int | None) -> nn.Module:
                 norm.device_batch = device_batch
                 setattr(parent, name, norm.train(child.training))
     return model
+
+
+def batch_norm_statistics(model: nn.Module) -> list[Tensor]:
+    """The running statistics that a forward pass in train mode moves; none without batch norm."""
+    return [b for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.training for b in m.buffers()]
 
 
 def fold_standardized(model: nn.Module) -> nn.Module:

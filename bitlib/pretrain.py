@@ -7,28 +7,28 @@ is a cosine instead of the paper's steps, which pays at budgets as short as the 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data.augment import augment, to_input
-from .data.sampling import BatchOrder, generator_for
+from .data.augment import Augmentation
+from .data.batches import Batches
 from .data.task import Task
+from .device import memory_format, pick_device
 from .evaluate import evaluate
 from .files import UserError
-from .norm import split_batch_norm
+from .loop import Loop
+from .norm import split_batch_norm, use_triton
 from .resnet import ARCHS, ResNetV2
-from .trainer import History, Settings, memory_format, pick_device, train
+from .trainer import History, Sgd, settle, train
 
 
 @dataclass(frozen=True)
 class Upstream:
-    """The recipe. lr: peak learning rate, for this batch size. side: pixels of the training pictures after the crop.
+    """The recipe. lr: peak learning rate, for this batch size. side: pixels of the training images after the crop.
 
-    device_batch: pictures that share batch-norm statistics, see `norm.split_batch_norm`; None for the whole batch.
+    device_batch: images that share batch-norm statistics, see `norm.split_batch_norm`; None for the whole batch.
     """
 
     arch: str = "small"
@@ -58,7 +58,7 @@ class Upstream:
 
 @dataclass
 class Pretrained:
-    """What upstream training gave: accuracies from 0 to 1, on pictures that training never saw."""
+    """What upstream training gave: accuracies from 0 to 1, on images that training never saw."""
 
     model: ResNetV2
     history: History
@@ -66,65 +66,29 @@ class Pretrained:
     test_accuracy: float
 
 
-def pretrain(
-    task: Task,
-    recipe: Upstream = Upstream(),
-    device: str | torch.device = "auto",
-    seed: int = 0,
-    checkpoint: Path | None = None,
-    *,
-    resume: bool = False,
-    checkpoint_every: int = 500,
-    precision: str = "fp32",
-    micro_batches: int = 1,
-    compile: bool = False,
-    ema: float = 0.0,
-    shard: bool = False,
-    progress: bool | str = True,
-) -> Pretrained:
-    """Train a network on `task` from scratch, with one softmax over its classes.
-
-    checkpoint: file for the state, from which `resume` goes on to the same bits. The keywords after it are those of
-    `trainer.Settings`. Raises as `trainer.train` does.
-    """
-    device = pick_device(device)
-    layout = memory_format(device, precision)
+def pretrain(task: Task, recipe: Upstream = Upstream(), seed: int = 0, loop: Loop = Loop()) -> Pretrained:
+    """Train a network on `task` from scratch, with one softmax over its classes. Raises as `trainer.train` does."""
+    device = pick_device(loop.device)
+    loop = settle(loop, device)
+    layout = memory_format(device, loop.precision)
+    # Room for the random crop, where the task allows one: an eighth of the side.
+    how = Augmentation(recipe.side + recipe.side // 8 * task.random_crop, recipe.side, task.random_crop, task.random_flip)
+    decoded = {split: getattr(task, split).prepare(recipe.side, "cpu") for split in ("val", "test")}
+    batches = Batches(task.train, how, recipe.batch_size, seed, device, layout)
     model = ResNetV2(ARCHS[recipe.arch], task.num_classes, seed).to(device, memory_format=layout)
     if recipe.device_batch:
         split_batch_norm(model, recipe.device_batch)
-    # Room for the random crop, where the task allows one: an eighth of the side.
-    images = task.train.prepare(recipe.side + recipe.side // 8 * task.random_crop, device)
-    order = BatchOrder(len(images), recipe.batch_size, seed)
+    model.grad_checkpointing = loop.grad_checkpointing
+    if loop.triton:
+        use_triton(model)
 
-    def batch(step: int) -> tuple[Tensor, Tensor]:
-        indices, generator = order(step), generator_for(seed, "batch", step)
-        pixels = augment(images.batch(indices, generator), recipe.side, generator, task.random_crop, task.random_flip)
-        return to_input(pixels).contiguous(memory_format=layout), images.labels[indices].to(device)
-
-    def loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def loss(net: nn.Module, x: Tensor, y: Tensor, *_) -> Tensor:
         return F.cross_entropy(net(x), y)
 
-    settings = Settings(
-        recipe.steps,
-        recipe.learning_rate,
-        recipe.momentum,
-        recipe.weight_decay,
-        micro_batches,
-        precision,
-        checkpoint_every,
-        compile=compile,
-        ema=ema,
-        shard=shard,
-        prefetch=images.prefetch,
-    )
-    identity = {
-        "task": task.fingerprint,
-        "seed": seed,
-        "precision": precision,
-        "micro_batches": micro_batches,
-        **({"ema": ema} if ema else {}),
-        **recipe.__dict__,
-    }
-    history = train(model, batch, loss, settings, checkpoint=checkpoint, resume=resume, identity=identity, progress=progress)
-    val, test = (evaluate(model, split, recipe.side).accuracy for split in (task.val, task.test))
-    return Pretrained(model, history, val, test)
+    def accuracy(net: nn.Module, split: str = "val") -> dict[str, float]:
+        return {f"{split}_accuracy": evaluate(net, decoded[split], recipe.side, loop.precision).accuracy}
+
+    sgd = Sgd(recipe.steps, recipe.learning_rate, recipe.momentum, recipe.weight_decay)
+    identity = {"task": task.fingerprint, "seed": seed, **asdict(recipe), "precision": loop.precision, "ema": loop.ema}
+    history = train(model, batches, loss, sgd, loop, identity, accuracy if loop.evaluate_every else None)
+    return Pretrained(model, history, **accuracy(model), **accuracy(model, "test"))

@@ -7,6 +7,7 @@ Follows paper section 3.3 and the official PyTorch code; submodules are named af
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +25,9 @@ class Arch:
     """What fixes a network up to its head.
 
     units: residual units in each of the four stages. root_width: channels after the stem; stage s has
-    4 * root_width * 2**s output channels. stem: "imagenet" (7x7/2 and a max pool) or "small" (3x3/2, for
-    pictures of about 32x32). norm: "gn" or "bn". standardize: weight standardisation in every convolution.
+    4 * root_width * 2**s output channels. groups: of every group norm. stem: "imagenet" (7x7/2 and a max pool) or
+    "small" (3x3/2, for images of about 32x32). norm: "gn" or "bn". standardize: weight standardisation in every
+    convolution. Raises ValueError, naming the field, for any other value, and where `groups` does not divide the widths.
     """
 
     units: tuple[int, int, int, int]
@@ -34,6 +36,22 @@ class Arch:
     stem: str = "imagenet"
     norm: str = "gn"
     standardize: bool = True
+
+    def __post_init__(self):
+        # Weight files bring these fields from anywhere, so types are checked, not only ranges.
+        def need(ok: bool, field: str, wanted: str) -> None:
+            if not ok:
+                raise ValueError(f"{field} is {reprlib.repr(getattr(self, field))}; it must be {wanted}")
+
+        units = self.units if type(self.units) is tuple and len(self.units) == 4 else (0,)
+        need(all(type(u) is int and 1 <= u <= 64 for u in units), "units", "four whole numbers from 1 to 64")
+        for field in ("root_width", "groups"):
+            need(type(value := getattr(self, field)) is int and 1 <= value <= 4096, field, "a whole number from 1 to 4096")
+        need(self.stem in ("imagenet", "small"), "stem", "'imagenet' or 'small'")
+        need(self.norm in ("gn", "bn"), "norm", "'gn' or 'bn'")
+        need(type(self.standardize) is bool, "standardize", "True or False")
+        # Every other width is a multiple of this one.
+        need(self.norm != "gn" or self.root_width % self.groups == 0, "groups", f"a divisor of root_width, {self.root_width}")
 
 
 # Official sizes: name -> (units, width factor). Table of sizes: paper section 4.1, official `models.py`.
@@ -90,12 +108,14 @@ class Unit(nn.Module):
         self.a = PreActConv(arch, cin, mid, 1)
         self.b = PreActConv(arch, mid, mid, 3, stride)
         self.c = PreActConv(arch, mid, cout, 1)
+        # Part of `a`, though it belongs to the unit, because the weight file has it there: unitMM/a/proj.
         self.a.proj = make_conv(cin, cout, 1, stride, arch.standardize) if stride != 1 or cin != cout else None
 
     def forward(self, x: Tensor) -> Tensor:
         act = self.a.activate(x)
         shortcut = x if self.a.proj is None else self.a.proj(act)
-        return self.c(self.b(self.a.conv(act))).add_(shortcut)  # convolutions do not keep their output either
+        # Safe in place: a convolution's backward does not need its output.
+        return self.c(self.b(self.a.conv(act))).add_(shortcut)
 
 
 class Root(nn.Module):
@@ -124,6 +144,7 @@ class ResNetV2(nn.Module):
     def __init__(self, arch: Arch, num_classes: int, seed: int = 0):
         super().__init__()
         self.arch, self.num_classes, self.grad_checkpointing = arch, num_classes, False
+        self.info = None  # `create_model` puts a ModelInfo here; read it with `weights.info_of`
         self.frozen: tuple[str, ...] = ()  # names of the children that `set_frozen` froze
         self.root = Root(arch)
         cin = arch.root_width
@@ -163,7 +184,10 @@ class ResNetV2(nn.Module):
         return x
 
     def stage_features(self, x: Tensor) -> dict[str, Tensor]:
-        """The residual stream after each stage, un-normed: {"stage1": [N, 4w, H/4, W/4], ...}."""
+        """The residual stream after each stage, un-normed: {"stage1": [N, 4r, h, w], "stage2": [N, 8r, h/2, w/2], ...}.
+
+        r is root_width, and h and w are the size of the stem's output: H/4 and W/4 ("imagenet") or H/2 and W/2 ("small").
+        """
         features, x = {}, self.root(x)
         for name in STAGES:
             x = features[name] = self._run_stage(name, x)

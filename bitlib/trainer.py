@@ -1,90 +1,73 @@
 """The one training loop: precision, micro-batches, progress, checkpoints, resume.
 
-Knows nothing of what is being trained: the caller brings `batch(step)` and `loss(model, *batch)`. A batch must be a pure
-function of its step; then weights, momentum and the step's number are all the state there is, and a resumed run ends
-with the same bits as an uninterrupted one. Under `distributed.process_group` all processes call `train` alike.
+Knows nothing of what is being trained or where images come from: the caller brings batches by the number of the step, and a
+loss. A batch must be a pure function of its step; then a checkpoint holds all the state there is (weights, optimizer, moving
+average, loss scaler, micro-batches, history), and a resumed run ends with the same bits as an uninterrupted one. Under
+`distributed.process_group` all processes call `train` alike.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 import signal
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
-from itertools import islice
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from .distributed import full, gathered, is_main, own_part, part_like, ranks, sharded, summed
+from .data.batches import stream
+from .device import autocast, need_compiler, pick_precision
+from .distributed import (
+    Alone,
+    AnyProcess,
+    from_main,
+    is_main,
+    is_sharded,
+    make_runner,
+    ranks,
+    spread,
+    summed,
+    wait_for_all,
+    whole_state,
+)
 from .files import UserError, atomic_path, remove_unfinished
-from .norm import StandardizeOnce, hold_standardized, standardized_convs
+from .loop import Loop
+from .norm import StandardizeOnce, batch_norm_statistics, hold_standardized, standardized_convs
 
-SYNC_EVERY = 20  # steps between two looks at the loss; each look waits for the device
+LOOK_EVERY = 20  # steps between two looks at the loss; each look waits for the device
 
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or a termination signal, after the state of `step` was saved to `checkpoint` (None: nowhere to save)."""
 
     def __init__(self, step: int, checkpoint: Path | None):
-        super().__init__(
-            f"interrupted after step {step}"
-            + (f"; the state is in {checkpoint}" if checkpoint else "; no checkpoint was asked for")
-        )
+        where = f"; the state is in {checkpoint}" if checkpoint else "; no checkpoint was asked for"
+        super().__init__(f"interrupted after step {step}{where}")
         self.step, self.checkpoint = step, checkpoint
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to train. lr: learning rate of each step, counted from 0. micro_batches: parts a batch is split into.
-
-    precision: "fp32", or "bf16" for autocast. checkpoint_every, evaluate_every: in steps; 0 means only at the end.
-    compile: run the model through torch.compile, which takes a minute and a C++ compiler first. ema: decay per step of an
-    exponential moving average of the weights, in [0, 1), which the model ends with; 0 is off. shard: of several
-    processes each keeps only its part of gradients and momentum (FSDP2), and gathers weights when they are needed. prefetch:
-    batches that are made ahead, in a thread, while the model trains.
-    """
+class Sgd:
+    """The optimization: SGD with momentum. lr: learning rate of each step, counted from 0."""
 
     steps: int
     lr: Callable[[int], float]
     momentum: float = 0.9
     weight_decay: float = 0.0
-    micro_batches: int = 1
-    precision: str = "fp32"
-    checkpoint_every: int = 0
-    evaluate_every: int = 0
-    compile: bool = False
-    ema: float = 0.0
-    shard: bool = False
-    prefetch: int = 0
-
-    def __post_init__(self):
-        if self.shard and (self.ema or self.compile):
-            raise UserError("a sharded model can neither be compiled nor averaged here; leave out --ema and --compile")
-        if not 0 <= self.ema < 1:
-            raise UserError(f"ema is {self.ema}; it lies between 0 (off) and 1, for example 0.999")
-        if self.precision not in ("fp32", "bf16"):
-            raise UserError(f"unknown precision {self.precision!r}; choose fp32 or bf16")
-        if self.micro_batches < 1:
-            raise UserError(f"micro-batches is {self.micro_batches}; it must be 1 or more")
 
 
 @dataclass
 class History:
-    """One row a step: {"step", "lr", "loss"} plus whatever `evaluate` returned at that step.
+    """One row per step: {"step", "lr", "loss"} plus whatever `evaluate` returned at that step.
 
     seconds: wall time of the loop, interrupted parts of a resumed run included.
     """
@@ -97,262 +80,291 @@ class History:
         return tuple(zip(*[(r["step"], r[name]) for r in self.rows if name in r])) or ((), ())
 
 
-def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """ "auto" is the GPU where there is one; under torchrun, the process's own.
-
-    Raises UserError for a device that this machine does not have.
-    """
-    if str(device) == "auto":
-        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"unknown device {device!r}; choose auto, cpu or cuda") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device {str(device)!r} was asked for, but PyTorch sees no GPU here; use --device cpu")
-    return chosen
-
-
-def memory_format(device: torch.device, precision: str) -> torch.memory_format:
-    """How pictures, activations and filters should lie in memory: channels last, but for 16 bits on a CPU.
-
-    There, PyTorch's kernels for group norm are faster on contiguous tensors, and so is a step (`benchmarks/speed.py`).
-    """
-    slow = device.type == "cpu" and precision == "bf16"
-    return torch.contiguous_format if slow else torch.channels_last
-
-
-def need_compiler() -> None:
-    """Raises UserError where torch.compile would find no C++ compiler."""
-    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-        raise UserError("torch.compile needs a C++ compiler, and there is no g++ here; install one, or do without --compile")
+# --- the loop ----------------------------------------------------------------------------------------------------------
 
 
 def train(
     model: nn.Module,
-    batch: Callable[[int], tuple],
+    batches: Callable[[int], object],
     loss: Callable[..., Tensor],
-    settings: Settings,
-    *,
-    checkpoint: Path | None = None,
-    resume: bool = False,
+    sgd: Sgd,
+    loop: Loop = Loop(),
     identity: dict | None = None,
     evaluate: Callable[[nn.Module], dict] | None = None,
-    progress: bool | str = True,
 ) -> History:
-    """Train `model` in place, where it is, by SGD with momentum.
+    """Train `model` in place, on the device where it lies.
 
-    batch(step) -> tuple; its tensors have the batch in dimension 0, anything else goes to `loss` as it is.
-    loss(model, *batch) -> the mean over that batch. A batch is cut into `micro_batches` parts whose gradients are
-    weighted by their size, so that the sum is the gradient of the whole (exactly so without batch norm).
-    checkpoint: file for the state, written every `checkpoint_every` steps, at the end and on interruption.
-    identity: what a checkpoint must agree with to be resumed (JSON). progress: False, or a title for the bar.
+    batches(step) -> `data.batches.Batch`, or a tuple of tensors that have the whole batch in dimension 0.
+    loss(model, *part) -> mean loss of a part of the batch. Gradients of the parts are weighted by their size, so that their sum
+    is the gradient of the whole (with batch norm it is not: each part has statistics of its own).
+    identity: what a checkpoint must agree with to be resumed (JSON-able). evaluate(model) -> columns for the history.
 
-    Of several processes each takes its part of every batch, the first one writes, and all end with the same weights; a
-    checkpoint can be resumed by another number of them. Batches must have a picture for each process.
+    Several processes each take their rows of every batch; the first one writes. A checkpoint can be resumed by another number
+    of processes. On one process that runs out of memory, the number of micro-batches is doubled and the step done again.
 
-    Where the device runs out of memory, the number of micro-batches is doubled and the step done again: the same step up
-    to rounding. With several processes, which would have to do so together, it is an error.
-
-    Raises Interrupted; UserError where the loss is not finite, where one picture alone does not fit into memory, or where
-    the checkpoint does not fit.
+    Raises Interrupted; UserError where the loss or a weight is no finite number, where memory does not hold one image alone,
+    where the checkpoint does not fit this run, or where one is there and `loop.resume` is not set.
     """
-    device = next(model.parameters()).device
-    if settings.compile:
+    if loop.compile:
         need_compiler()
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema)) if settings.ema else None
-    history, start, momentum = History(), 0, {}
-    if resume and checkpoint and is_main():
-        remove_unfinished(checkpoint)
-    if resume and checkpoint and checkpoint.exists():
-        start, history, momentum = load_checkpoint(checkpoint, model, identity or {}, average)
-    world = ranks()[1]
-    shard = settings.shard and world > 1
-    # `net` is what trains; where it is not `model` itself, `model` gets its weights whenever somebody looks.
-    net = model
-    if shard:
-        net = sharded(model)
-        model.cpu()
-    params = {name: p for name, p in net.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.SGD(
-        params.values(),
-        lr=0.0,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        fused=device.type in ("cpu", "cuda") and not shard or None,
-    )
-    for name, value in momentum.items():
-        # Same strides as the parameter: channels-last weights keep channels-last momentum.
-        optimizer.state[params[name]]["momentum_buffer"] = (
-            part_like(value.to(device), params[name]) if shard else torch.empty_like(params[name]).copy_(value)
-        )
-    began = time.perf_counter() - history.seconds
-    pending: list[tuple[int, float, Tensor]] = []  # losses still on the device
-    if world > 1 and not shard:
-        # Batch-norm statistics stay each process's own, as on as many devices without SyncBatchNorm.
-        net = DistributedDataParallel(model, broadcast_buffers=False)
-    gradients = Gradients(torch.compile(net) if settings.compile else net, loss, settings, device)
-
-    def collect() -> None:
-        values = summed(torch.stack([value for _, _, value in pending])).tolist() if pending else []
-        for (step, lr, _), value in zip(pending, values):
-            history.rows.append({"step": step, "lr": lr, "loss": value})
-            if not math.isfinite(history.rows[-1]["loss"]):
-                saved = f"; the last good state is in {checkpoint}" if checkpoint and checkpoint.exists() else ""
-                raise UserError(f"the loss is {history.rows[-1]['loss']} at step {step}; lower the learning rate{saved}")
-        pending.clear()
-
-    def gather() -> None:
-        for whole, part in zip(model.state_dict().values(), net.state_dict().values()):
-            whole.copy_(full(part))
-
-    def save(done: int) -> None:
-        collect()
-        history.seconds = time.perf_counter() - began
-        if not checkpoint:
-            return
-        if shard:
-            gather()
-        buffers = {
-            name: full(optimizer.state[p]["momentum_buffer"])
-            for name, p in params.items()
-            if "momentum_buffer" in optimizer.state[p]
-        }
-        if is_main():
-            save_checkpoint(checkpoint, model, buffers, done, history, identity or {}, average)
-
-    net.train()
-    bar = tqdm(
-        total=settings.steps,
-        initial=start,
-        disable=not progress or not is_main(),
-        unit="step",
-        leave=False,
-        desc=progress if isinstance(progress, str) else None,
-    )
-    frozen = [c for c in standardized_convs(net) if not c.weight.requires_grad and not shard]
-    batches = ahead(batch, range(start, settings.steps), settings.prefetch)
-    with bar, hold_standardized(frozen), closing(batches), _catch_signals() as stop:
-        for step, made in zip(range(start, settings.steps), batches):
-            lr = settings.lr(step)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.zero_grad(set_to_none=True)
-            pending.append((step, lr, gradients(made)))
-            optimizer.step()
-            if average:
-                average.update_parameters(model)
+    loop = settle(loop, next(model.parameters()).device)
+    state = State(model, sgd, loop, {"precision": loop.precision, **(identity or {})})
+    start = state.start_or_resume()
+    anybody, losses = AnyProcess(), Losses(state)
+    model.train()
+    frozen = [] if is_sharded(model) else [c for c in standardized_convs(model) if not c.weight.requires_grad]
+    with (
+        state.bar(start) as bar,
+        hold_standardized(frozen),
+        _fastest_kernels(),
+        closing(stream(batches, range(start, sgd.steps))) as made,
+        _catch_signals() as signals,
+    ):
+        for step, batch in made:
+            lr = state.set_lr(step)
+            losses.add(step, lr, state.gradients(batch, loss))
+            state.update()
             done = step + 1
             bar.update()
-            if len(pending) == SYNC_EVERY:
-                collect()
-                bar.set_postfix(loss=f"{history.rows[-1]['loss']:.3f}", lr=f"{lr:.2g}", refresh=False)
-            if evaluate and (done == settings.steps or _every(settings.evaluate_every, done)):
-                collect()
-                if shard:
-                    gather()
-                history.rows[-1] |= evaluate((average.module if average else model).eval())
-                net.train()
-            # Several processes stop together, so they ask each other, now and then.
-            stopping = bool(stop) if world == 1 else done % SYNC_EVERY == 0 and any(gathered(bool(stop)))
-            if stopping or done == settings.steps or _every(settings.checkpoint_every, done):
-                save(done)
-            if stopping and done < settings.steps:
-                raise Interrupted(done, checkpoint)
-    gathered(None)  # nobody reads a file before it is written
-    if average:
-        model.load_state_dict(average.module.state_dict())
-    if shard:
-        gather()
-        model.to(device)
-    model.eval()
-    return history
+            if done % LOOK_EVERY == 0:
+                losses.collect()
+                bar.set_postfix(state.summary(), refresh=False)
+            if evaluate and (done == sgd.steps or _every(loop.evaluate_every, done)):
+                losses.collect()
+                state.history.rows[-1] |= evaluate(state.judged().eval())
+                bar.set_postfix(state.summary())
+                model.train()
+            stopping = anybody(bool(signals))
+            if stopping or done == sgd.steps or _every(loop.checkpoint_every, done):
+                losses.collect()
+                state.save(done)
+            if stopping and done < sgd.steps:
+                raise Interrupted(done, loop.checkpoint)
+    anybody.end()
+    wait_for_all()  # nobody reads a file before it is written
+    state.finish()
+    return state.history
 
 
 def _every(interval: int, done: int) -> bool:
     return interval > 0 and done % interval == 0
 
 
-def ahead(batch: Callable[[int], tuple], steps: Iterable[int], count: int) -> Iterator[tuple]:
-    """The batches of these steps in their order, with `count` of them made in advance by a thread; 0: when asked for.
+class State:
+    """A run in progress: the network, its optimizer, moving average, loss scaler, and how it is saved and resumed."""
 
-    A batch is a pure function of its step, so it does not matter when it is made.
-    """
-    if count == 0:
-        yield from map(batch, steps)
-        return
-    steps, waiting = iter(steps), deque()
-    with ThreadPoolExecutor(1, "batches") as thread:
-        try:
-            for step in islice(steps, count):
-                waiting.append(thread.submit(batch, step))
-            while waiting:
-                made = waiting.popleft().result()
-                waiting.extend(thread.submit(batch, step) for step in islice(steps, 1))
-                yield made
-        finally:
-            for future in waiting:
-                future.cancel()
+    def __init__(self, model: nn.Module, sgd: Sgd, loop: Loop, identity: dict):
+        self.sgd, self.loop, self.identity = sgd, loop, identity
+        self.device = next(model.parameters()).device
+        self.precision = loop.precision
+        self.runner: Alone = make_runner(model, loop.shard)
+        self.model = self.runner.model
+        self.net = torch.compile(self.runner.net) if loop.compile else self.runner.net
+        self.params = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        fused = self.device.type in ("cpu", "cuda") and not is_sharded(self.model)
+        self.optimizer = torch.optim.SGD(
+            self.params.values(), lr=0.0, momentum=sgd.momentum, weight_decay=sgd.weight_decay, fused=fused
+        )
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(loop.ema)) if loop.ema else None
+        # 16-bit floats of the IEEE kind reach from 6e-8 to 65,504: gradients are scaled up to lie within.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.statistics = batch_norm_statistics(model)
+        self.micro_batches, self.history, self.safe = loop.micro_batches, History(), ""
+        self.began = time.perf_counter()
 
+    # One step.
 
-class Gradients:
-    """Gradients of a batch's mean loss, part by part. Remembers how many parts the device's memory asks for."""
+    def set_lr(self, step: int) -> float:
+        lr = self.sgd.lr(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
 
-    def __init__(self, model: nn.Module, loss: Callable[..., Tensor], settings: Settings, device: torch.device):
-        self.model, self.loss, self.device = model, loss, device
-        self.precision, self.micro_batches = settings.precision, settings.micro_batches
-        self.sharded = hasattr(model, "set_requires_gradient_sync")
-
-    def __call__(self, batch: tuple) -> Tensor:
-        """Add them to the parameters; returns this process's share of the loss, still on the device."""
-        size, world = next(len(b) for b in batch if isinstance(b, Tensor)), ranks()[1]
-        if size < world:
-            raise UserError(f"a batch of {size} cannot be shared among {world} processes; use fewer, or a larger batch")
-        own = [own_part(b) if isinstance(b, Tensor) else b for b in batch]
-        pictures = next(len(b) for b in own if isinstance(b, Tensor))
+    def gradients(self, batch, loss: Callable[..., Tensor]) -> Tensor:
+        """Gradients of a batch's mean loss, part by part; returns this process's share of the loss, still on the device."""
+        before = [tensor.clone() for tensor in self.statistics]
         while True:
-            count = min(self.micro_batches, pictures)
+            count = min(self.micro_batches, len(batch))
+            self.optimizer.zero_grad(set_to_none=True)
             try:
-                return self._in_parts(own, count, size, world)
+                return self._in_parts(batch, count, loss)
             except torch.OutOfMemoryError:
-                if world > 1 or count == pictures:
-                    hint = f"--micro-batches {2 * count}" if count < pictures else "smaller pictures or a smaller model"
+                if ranks()[1] > 1 or count == len(batch):
+                    hint = f"--micro-batches {2 * count}" if count < len(batch) else "smaller images or a smaller model"
+                    at_once = -(-len(batch) // count)
                     raise UserError(
-                        f"the device is out of memory with {-(-pictures // count)} pictures at a time; use {hint}"
+                        f"the device is out of memory with {at_once} image{'s' * (at_once != 1)} at a time; use {hint}"
                     ) from None
             # Outside of `except`, where the traceback would keep the activations alive.
-            self.model.zero_grad(set_to_none=True)
+            for tensor, value in zip(self.statistics, before):
+                tensor.copy_(value)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self.micro_batches = 2 * count
-            tqdm.write(
-                f"out of memory: going on with {self.micro_batches} micro-batches, the same steps up to rounding",
-                file=sys.stderr,
-            )
+            tqdm.write(f"out of memory: going on with {self.micro_batches} micro-batches", file=sys.stderr)
 
-    def _in_parts(self, own: list, count: int, size: int, world: int) -> Tensor:
-        columns = [b.tensor_split(count) if isinstance(b, Tensor) else (b,) * count for b in own]
-        total = torch.zeros((), device=self.device)
+    def _in_parts(self, batch, count: int, loss: Callable[..., Tensor]) -> Tensor:
+        total, world = torch.zeros((), device=self.device), ranks()[1]
         # The filters of a sharded network are whole only while their block works.
-        with StandardizeOnce(self.model) if count > 1 and not self.sharded else nullcontext() as once:
-            for number, part in enumerate(zip(*columns), 1):
-                share = next(len(p) for p in part if isinstance(p, Tensor)) / size
-                if once and number == count:
-                    once.last()
-                # Processes exchange gradients once a step, after the last part.
-                if self.sharded:
-                    self.model.set_requires_gradient_sync(number == count)
-                alone = self.model.no_sync() if world > 1 and number < count and not self.sharded else nullcontext()
-                with alone:
-                    with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                        value = self.loss(self.model, *part)
-                    (value * share * world).backward()  # the exchange takes the mean over processes; the loss is a sum
+        once = StandardizeOnce(self.model) if count > 1 and not is_sharded(self.model) else nullcontext()
+        with once as standardized:
+            for number, part in enumerate(batch.parts(count), 1):
+                if standardized and number == count:
+                    standardized.join_gradients()
+                share = len(part[0]) / batch.size
+                with self.runner.exchange(last=number == count):
+                    with autocast(self.device, self.precision):
+                        value = loss(self.net, *part)
+                    # The exchange takes the mean over processes; the loss of a batch is the sum of their shares.
+                    self.scaler.scale(value * share * world).backward()
                 total += value.detach() * share
         return total
 
+    def update(self) -> None:
+        self.scaler.step(self.optimizer)  # skipped where a scaled gradient left the range of 16 bits
+        self.scaler.update()
+        if self.average:
+            self.average.update_parameters(self.model)
+
+    # What is told.
+
+    def bar(self, start: int) -> tqdm:
+        progress = self.loop.progress
+        title = progress if isinstance(progress, str) else None
+        return tqdm(
+            total=self.sgd.steps, initial=start, disable=not progress or not is_main(), unit="step", leave=False, desc=title
+        )
+
+    def summary(self) -> dict[str, str]:
+        """The last row of the history, for the bar."""
+        shown = {k: f"{v:.3g}" for k, v in self.history.rows[-1].items() if k != "step"}
+        for row in reversed(self.history.rows):
+            if "val_accuracy" in row:
+                return shown | {"val_accuracy": f"{row['val_accuracy']:.3f}"}
+        return shown
+
+    # What is kept.
+
+    def judged(self) -> nn.Module:
+        """The network to evaluate: the moving average, where there is one."""
+        return self.average.module if self.average else self.model
+
+    def start_or_resume(self) -> int:
+        """The step to go on from. The first process alone looks at files, since a folder need not be shared by machines."""
+        file, found, meta, problem = self.loop.checkpoint, {}, None, ""
+        if file and is_main():
+            remove_unfinished(file)
+            try:
+                if file.exists():
+                    found, meta = read_checkpoint(file)
+                    if self.loop.resume:
+                        _check_same(file, meta["identity"], self.identity)
+                    else:
+                        problem = (
+                            f"{self.loop.out} holds a run that was saved after step {meta['step']}; add --resume to go on with "
+                            "it, choose another --out, or delete that folder"
+                        )
+            except UserError as error:
+                problem = str(error)
+        meta, problem = from_main((meta, problem))
+        if problem:
+            raise UserError(problem)
+        if meta is None:
+            return 0
+        spread(_under("model.", found), self.model.state_dict())
+        self._spread_optimizer(_under("optimizer.", found), from_main([*_under("optimizer.", found)]))
+        if self.average:
+            spread(_under("average.", found), self.average.state_dict())
+        self.history = History(**meta["history"])
+        self.micro_batches = max(self.micro_batches, meta["micro_batches"])
+        if meta["scaler"]:
+            self.scaler.load_state_dict(meta["scaler"])
+        self.began = time.perf_counter() - self.history.seconds
+        self.safe = f"; the state of step {meta['step']} is in {file}"
+        return meta["step"]
+
+    def _spread_optimizer(self, found: dict[str, Tensor], names: list[str]) -> None:
+        for full_name in names:
+            name, key = full_name.rsplit(".", 1)
+            # Same strides as the weight: channels-last weights keep channels-last momentum.
+            value = torch.empty_like(self.params[name])
+            spread({full_name: found.get(full_name)}, {full_name: value})
+            self.optimizer.state[self.params[name]][key] = value
+
+    def save(self, done: int) -> None:
+        self.history.seconds = time.perf_counter() - self.began
+        broken = summed(torch.stack([_first_of(p).isfinite().logical_not().any() for p in self.params.values()]).any().float())
+        if broken:
+            raise UserError(f"weights are no finite numbers any more after step {done}; lower the learning rate{self.safe}")
+        if not self.loop.checkpoint:
+            return
+        parts = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for name, p in self.params.items():
+            parts |= {f"optimizer.{name}.{key}": v for key, v in self.optimizer.state[p].items() if isinstance(v, Tensor)}
+        if self.average:
+            parts |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
+        tensors = whole_state(parts)
+        if is_main():
+            meta = {
+                "step": done,
+                "history": asdict(self.history),
+                "identity": self.identity,
+                "precision": self.precision,
+                "micro_batches": self.micro_batches,
+                "scaler": self.scaler.state_dict(),
+            }
+            save_checkpoint(self.loop.checkpoint, tensors, meta)
+        self.safe = f"; the state of step {done} is in {self.loop.checkpoint}"
+
+    def finish(self) -> None:
+        if self.average:
+            self.model.load_state_dict(self.average.module.state_dict())
+        self.model.eval()
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _first_of(p: Tensor) -> Tensor:
+    """What this process holds of a weight."""
+    return p.detach().to_local() if hasattr(p, "to_local") else p.detach()
+
+
+class Losses:
+    """Losses that still lie on the device, and move to the history when somebody looks."""
+
+    def __init__(self, state: State):
+        self.state, self.waiting = state, []
+
+    def add(self, step: int, lr: float, value: Tensor) -> None:
+        self.waiting.append((step, lr, value))
+
+    def collect(self) -> None:
+        """Raises UserError at the first loss that is no finite number."""
+        if not self.waiting:
+            return
+        values = summed(torch.stack([value for _, _, value in self.waiting])).tolist()
+        for (step, lr, _), value in zip(self.waiting, values):
+            self.state.history.rows.append({"step": step, "lr": lr, "loss": value})
+            if not math.isfinite(value):
+                narrow = " or use --precision fp32" if self.state.precision == "fp16" else ""
+                raise UserError(f"the loss is {value} at step {step}; lower the learning rate{narrow}{self.state.safe}")
+        self.waiting.clear()
+
 
 @contextmanager
-def _catch_signals():
+def _fastest_kernels() -> Iterator[None]:
+    """Let cuDNN try its algorithms once for each shape; batches keep theirs."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+@contextmanager
+def _catch_signals() -> Iterator[list[int]]:
     """Turn the first Ctrl-C or SIGTERM into an entry of the list that is yielded; a second one acts as usual."""
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -377,55 +389,53 @@ def _catch_signals():
         restore()
 
 
-def save_checkpoint(
-    path: Path,
-    model: nn.Module,
-    momentum: dict[str, Tensor],
-    step: int,
-    history: History,
-    identity: dict,
-    average: AveragedModel | None = None,
-) -> None:
-    """Write weights, momentum (by name of the weight), moving average, step and history to one safetensors file, atomically."""
+# --- the checkpoint ----------------------------------------------------------------------------------------------------
+
+
+def settle(loop: Loop, device: torch.device) -> Loop:
+    """The same options with the precision decided. A run that is resumed keeps the one it began with."""
+    if loop.precision != "auto":
+        return replace(loop, precision=pick_precision(loop.precision, device))
+    stored = None
+    if loop.resume and loop.checkpoint and is_main() and loop.checkpoint.exists():
+        try:
+            stored = read_checkpoint(loop.checkpoint)[1]["precision"]
+        except UserError:
+            pass  # said where the rest of the file is needed
+    return replace(loop, precision=pick_precision(from_main(stored) or "auto", device))
+
+
+def save_checkpoint(path: Path, tensors: dict[str, Tensor], meta: dict) -> None:
+    """Write a run's tensors and `meta` (JSON-able) to one safetensors file, atomically."""
     from safetensors.torch import save_file
 
-    parts = {"model": model.state_dict(), "momentum": momentum, "average": average.state_dict() if average else {}}
-    tensors = {f"{part}.{name}": t.detach().contiguous() for part, values in parts.items() for name, t in values.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    meta = {"step": str(step), "history": json.dumps(asdict(history)), "identity": json.dumps(identity, sort_keys=True)}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, meta)
+        save_file(tensors, temporary, {"bitlib": json.dumps(meta)})
 
 
-def load_checkpoint(
-    path: Path,
-    model: nn.Module,
-    identity: dict,
-    average: AveragedModel | None = None,
-) -> tuple[int, History, dict[str, Tensor]]:
-    """Restore what `save_checkpoint` wrote; returns (steps done, history, momentum by name of the weight).
-
-    Raises UserError where the file is damaged, or names the first setting in which its run differed from this one.
-    """
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """(tensors, meta) of what `save_checkpoint` wrote. Raises UserError where the file is damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt", device="cpu") as f:
-            meta, tensors = f.metadata(), {key: f.get_tensor(key) for key in f.keys()}
-    except (SafetensorError, OSError) as error:
+            meta = json.loads(f.metadata()["bitlib"])
+            meta["step"], meta["identity"], meta["precision"], History(**meta["history"])
+            return {key: f.get_tensor(key) for key in f.keys()}, meta
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a readable checkpoint ({error}); delete it to start over") from None
-    theirs, ours = json.loads(meta["identity"]), json.loads(json.dumps(identity))
-    for key in sorted(theirs.keys() | ours.keys()):
+
+
+def _check_same(path: Path, theirs: dict, ours: dict) -> None:
+    """Raises UserError with the first setting in which the run of a checkpoint differed from this one."""
+    ours = json.loads(json.dumps(ours))
+    for key in [*ours, *(theirs.keys() - ours.keys())]:
         if theirs.get(key) != ours.get(key):
             raise UserError(
-                f"cannot resume {path}: its run had {key} = {theirs.get(key)!r}, this one has "
-                f"{ours.get(key)!r}; use the same settings, or another --out"
+                f"cannot resume {path}: its run had {key.replace('_', ' ')} {_shown(theirs.get(key))}, this one has "
+                f"{_shown(ours.get(key))}; use the same settings, or another --out"
             )
 
-    def of(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
-    model.load_state_dict(of("model."))
-    if average:
-        average.load_state_dict(of("average."))
-    return int(meta["step"]), History(**json.loads(meta["history"])), of("momentum.")
+def _shown(value: object) -> str:
+    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)

@@ -6,26 +6,30 @@ import csv
 import json
 import platform
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from .data.augment import augment, to_input
-from .data.sampling import BatchOrder, generator_for
+from .data.augment import Augmentation
+from .data.batches import Batches
 from .data.task import Images, Task
-from .distill import distillation_loss
-from .distributed import is_main
+from .device import memory_format, pick_device
+from .distill import Distillation, distillation_loss
+from .distributed import is_main, whole_state
 from .evaluate import Evaluation, evaluate, predict_logits, run_over
 from .files import UserError, atomic_path
 from .hyperrule import HyperRule
-from .mixup import mixup, mixup_loss
-from .norm import hold_standardized, standardized_convs
+from .loop import Loop
+from .mixup import mixup_loss
+from .norm import hold_standardized, standardized_convs, use_triton
 from .resnet import STAGES, ResNetV2
-from .trainer import History, Settings, memory_format, pick_device, train
-from .weights import save_weights
+from .trainer import History, Sgd, settle, train
+from .weights import info_of, save_weights, weights_digest
 
+MARK = 12  # hexadecimal digits by which a trained-on image is recognised
 FREEZE_POINTS = (*STAGES, "head")
 
 
@@ -43,7 +47,7 @@ def freeze(model: ResNetV2, until: str | None) -> ResNetV2:
 
 def default_rule(model: ResNetV2, task: Task) -> HyperRule:
     """The HyperRule for this task; for the course's small models, with the adaptation that their file states."""
-    info = model.info
+    info = info_of(model)
     return HyperRule(len(task.train), task.image_size, model=info.name).adapted(**recipe_for(info, len(task.train)))
 
 
@@ -64,7 +68,10 @@ def recipe_for(info, num_examples: int) -> dict:
 
 @dataclass
 class Run:
-    """What a fine-tuning run gave. Accuracies from 0 to 1; config: every setting, JSON-able; seconds: wall time."""
+    """What a fine-tuning run gave. Accuracies from 0 to 1; config: every setting, JSON-able; seconds: wall time.
+
+    decoded: validation and test split, checked and resized before training began.
+    """
 
     model: ResNetV2
     task: Task
@@ -73,38 +80,80 @@ class Run:
     val_accuracy: float | None = None
     test_accuracy: float | None = None
     seconds: float = 0.0
+    decoded: dict[str, Images] = field(default_factory=dict, repr=False)
 
     @property
     def crop(self) -> int:
-        """Side in pixels of the pictures that the model is tested on."""
+        """Side in pixels of the images that the model is tested on."""
         return self.config["crop"]
 
     def evaluate(self, split: str = "test") -> Evaluation:
-        """Logits and labels of a split of the task."""
-        return evaluate(self.model, getattr(self.task, split), self.crop)
+        """Logits and labels of a split of the task, in the precision that the model was trained in."""
+        images = self.decoded.get(split) or getattr(self.task, split)
+        return evaluate(self.model, images, self.crop, self.config.get("precision", "fp32"))
 
     def save(self, out: str | Path) -> None:
-        """Write model.safetensors, run.json and history.csv into the folder `out`; each appears whole or not at all."""
-        out = Path(out)
-        out.mkdir(parents=True, exist_ok=True)
-        save_weights(
-            self.model,
-            out / "model.safetensors",
-            {
-                "name": self.config["model"],
-                "class_names": list(self.task.class_names),
-                "crop": self.crop,
-                "task": self.task.name,
-                "fingerprint": self.task.fingerprint,
-            },
-        )
-        with atomic_path(out / "history.csv") as path, open(path, "w", newline="") as f:
-            columns = dict.fromkeys(key for row in self.history.rows for key in row)
-            writer = csv.DictWriter(f, columns)
-            writer.writeheader()
-            writer.writerows(self.history.rows)
-        metrics = {"val_accuracy": self.val_accuracy, "test_accuracy": self.test_accuracy, "seconds": round(self.seconds, 2)}
-        write_json(out / "run.json", {**self.config, **metrics})
+        """Write model.safetensors, history.csv and run.json into the folder `out`, and of a folder of images its split.csv.
+
+        Each file appears whole or not at all. Of several processes, which must all call it, the first one writes.
+        """
+        self.save_model(Path(out))
+        if is_main():
+            metrics = {
+                "val_accuracy": self.val_accuracy,
+                "test_accuracy": self.test_accuracy,
+                "seconds": round(self.seconds, 2),
+            }
+            write_json(Path(out) / "run.json", {**self.config, **metrics})
+
+    def save_model(self, out: Path) -> None:
+        """All that is known before the model is evaluated: everything but run.json."""
+        state = whole_state(self.model.state_dict())
+        if not is_main():
+            return
+        meta = {
+            "name": self.config["model"],
+            "class_names": list(self.task.class_names),
+            "crop": self.crop,
+            "task": self.task.name,
+            "fingerprint": self.task.fingerprint,
+            "seen": {split: "".join(seen_marks(getattr(self.task, split))) for split in ("train", "val")},
+        }
+        save_weights(self.model, out / "model.safetensors", meta, state=state)
+        write_csv(out / "history.csv", self.history.rows)
+        if rows := split_table(self.task):
+            write_csv(out / "split.csv", rows)
+
+
+def seen_marks(images: Images) -> list[str]:
+    """A short mark of every image's content, where the source knows it (folders do); by these `bitlib evaluate` finds them."""
+    return [digest[:MARK] for digest in getattr(images, "digests", ())]
+
+
+def unseen(model: ResNetV2, task: Task, split: str) -> tuple[Images, int]:
+    """The images of a split of a folder that the model was neither trained nor chosen on, and how many were left out for that.
+
+    For the validation split, only training images are left out; for the training split, none.
+    """
+    images = getattr(task, split)
+    without = {"train": (), "val": ("train",), "test": ("train", "val")}[split]
+    seen = "".join((info_of(model).seen or {}).get(name, "") for name in without)
+    marks = {seen[i : i + MARK] for i in range(0, len(seen), MARK)}
+    kept = torch.tensor([i for i, mark in enumerate(seen_marks(images)) if mark not in marks], dtype=torch.long)
+    if not marks or not seen_marks(images):
+        return images, 0
+    return images.subset(kept), len(images) - len(kept)
+
+
+def split_table(task: Task) -> list[dict]:
+    """Which image of a folder went where, one row per image; empty for tasks that are not folders."""
+    splits = {name: getattr(task, name) for name in ("train", "val", "test")}
+    return [
+        {"split": name, "class": task.class_names[label], "file": str(path), "content": digest}
+        for name, images in splits.items()
+        if hasattr(images, "digests")
+        for path, label, digest in zip(images.paths, images.labels.tolist(), images.digests)
+    ]
 
 
 def write_json(path: str | Path, content: dict) -> None:
@@ -113,52 +162,26 @@ def write_json(path: str | Path, content: dict) -> None:
         Path(temporary).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf8")
 
 
-def finetune(
-    model: ResNetV2,
-    task: Task,
-    rule: HyperRule | None = None,
-    device: str | torch.device = "auto",
-    seed: int = 0,
-    out: str | Path | None = None,
-    *,
-    precision: str = "fp32",
-    micro_batches: int = 1,
-    compile: bool = False,
-    ema: float = 0.0,
-    shard: bool = False,
-    resume: bool = False,
-    checkpoint_every: int = 0,
-    progress: bool | str = True,
-) -> Run:
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """Write a table atomically; its columns are all keys of the rows."""
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf8") as f:
+        writer = csv.DictWriter(f, dict.fromkeys(key for row in rows for key in row))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def finetune(model: ResNetV2, task: Task, rule: HyperRule | None = None, seed: int = 0, loop: Loop = Loop()) -> Run:
     """Fine-tune `model` on `task` by the HyperRule; the model is changed in place, with a new head of zeros.
 
-    rule: None for `default_rule`. seed: order of the examples, crops, flips, MixUp. out: folder for the result and for a
-    checkpoint from which `resume` goes on; None keeps everything in memory. What was frozen before stays frozen. The
-    keywords after it are those of `trainer.Settings`. The test split is looked at once, at the end. Raises UserError for
-    unreadable data or settings.
+    rule: None for `default_rule`. seed: order of the examples, crops, flips, MixUp. loop: device, precision, memory, and the
+    folder for the result. What was frozen before stays frozen. The test split is looked at once, at the end. Raises UserError
+    for unreadable data or settings.
     """
 
     def loss(net: nn.Module, x: Tensor, y: Tensor, y_other: Tensor, lam: float, indices: Tensor) -> Tensor:
         return mixup_loss(net(x), y, y_other, lam)
 
-    return _fit(
-        model,
-        task,
-        rule,
-        device,
-        seed,
-        out,
-        loss,
-        {"method": "finetune"},
-        precision=precision,
-        micro_batches=micro_batches,
-        compile=compile,
-        ema=ema,
-        shard=shard,
-        resume=resume,
-        checkpoint_every=checkpoint_every,
-        progress=progress,
-    )
+    return _fit(model, task, rule, seed, loop, loss, {"method": "finetune"})
 
 
 def distill(
@@ -166,27 +189,14 @@ def distill(
     teacher: nn.Module,
     task: Task,
     rule: HyperRule | None = None,
-    device: str | torch.device = "auto",
     seed: int = 0,
-    out: str | Path | None = None,
-    *,
-    temperature: float = 1.0,
-    alpha: float = 1.0,
-    consistent: bool = True,
-    precision: str = "fp32",
-    micro_batches: int = 1,
-    compile: bool = False,
-    ema: float = 0.0,
-    shard: bool = False,
-    resume: bool = False,
-    checkpoint_every: int = 0,
-    progress: bool | str = True,
+    loop: Loop = Loop(),
+    how: Distillation = Distillation(),
 ) -> Run:
     """Train `model` to imitate `teacher`, which already solves `task`; the student gets a new head of zeros.
 
-    temperature, alpha: see `distill.distillation_loss`. consistent: the teacher sees what the student sees, the same crop,
-    flip and MixUp (function matching, arXiv 2106.05237); else it judges each whole picture once, before training, and
-    MixUp must be off. The other arguments are those of `finetune`. Raises UserError where the teacher does not fit.
+    rule, seed and loop are those of `finetune`. Raises UserError where the teacher does not fit, and for MixUp with a teacher
+    that has judged its images before training.
     """
     if teacher.num_classes != task.num_classes:
         raise UserError(
@@ -194,138 +204,75 @@ def distill(
             "fine-tune the teacher on the same task first"
         )
     rule = rule or default_rule(model, task)
-    if not consistent and rule.mixup_alpha:
+    if not how.consistent and rule.mixup_alpha:
         raise UserError(
-            f"MixUp (alpha {rule.mixup_alpha}) needs a teacher that sees the mixed pictures; "
-            "use consistent=True, or a rule adapted with alpha=0"
+            f"MixUp (alpha {rule.mixup_alpha}) needs a teacher that sees the mixed images; use a consistent teacher, or a rule "
+            "adapted with alpha=0"
         )
-    device = pick_device(device)
-    teacher = teacher.to(device, memory_format=memory_format(device, precision)).eval()
-    fixed = None if consistent else predict_logits(teacher, task.train, rule.crop)
+    device = pick_device(loop.device)
+    layout = memory_format(device, settle(loop, device).precision)
+    teacher = teacher.to(device, memory_format=layout).eval().requires_grad_(False)
+    with hold_standardized(standardized_convs(teacher)):
+        fixed = None if how.consistent else predict_logits(teacher, task.train, rule.crop).to(device)
 
-    def loss(net: nn.Module, x: Tensor, y: Tensor, y_other: Tensor, lam: float, indices: Tensor) -> Tensor:
-        logits = net(x)
-        with torch.no_grad():
-            target = teacher(x) if fixed is None else fixed[indices].to(x.device)
-        # Autocast may have left either of them in 16 bits, too coarse for a difference of logarithms.
-        soft = distillation_loss(logits.float(), target.float(), temperature=temperature)
-        return soft if alpha == 1 else alpha * soft + (1 - alpha) * mixup_loss(logits, y, y_other, lam)
+        def loss(net: nn.Module, x: Tensor, y: Tensor, y_other: Tensor, lam: float, indices: Tensor) -> Tensor:
+            logits = net(x)
+            with torch.no_grad():
+                target = teacher(x) if fixed is None else fixed[indices]
+            # Autocast may have left either of them in 16 bits, too coarse for a difference of logarithms.
+            soft = distillation_loss(logits.float(), target.float(), temperature=how.temperature)
+            return soft if how.alpha == 1 else how.alpha * soft + (1 - how.alpha) * mixup_loss(logits, y, y_other, lam)
 
-    config = {
-        "method": "distill",
-        "teacher": teacher.info.name,
-        "temperature": temperature,
-        "alpha": alpha,
-        "consistent": consistent,
-    }
-    return _fit(
-        model,
-        task,
-        rule,
-        device,
-        seed,
-        out,
-        loss,
-        config,
-        precision=precision,
-        micro_batches=micro_batches,
-        compile=compile,
-        ema=ema,
-        shard=shard,
-        resume=resume,
-        checkpoint_every=checkpoint_every,
-        progress=progress,
-    )
+        known_by = {"teacher": teacher.info.name, "teacher_weights": weights_digest(teacher)}
+        return _fit(model, task, rule, seed, loop, loss, {"method": "distill", **known_by, **asdict(how)})
 
 
-def _fit(
-    model: ResNetV2,
-    task: Task,
-    rule: HyperRule | None,
-    device: str | torch.device,
-    seed: int,
-    out: str | Path | None,
-    loss,
-    config: dict,
-    *,
-    precision: str,
-    micro_batches: int,
-    compile: bool,
-    ema: float,
-    shard: bool,
-    resume: bool,
-    checkpoint_every: int,
-    progress: bool | str,
-) -> Run:
-    """What fine-tuning and distillation share. loss(net, x, y, y_other, lam, indices of the pictures) -> mean loss."""
-    rule = rule or default_rule(model, task)
-    device = pick_device(device)
-    config = (
-        config
-        | {
-            "model": model.info.name,
-            "frozen": list(model.frozen),
-            "task": task.name,
-            "fingerprint": task.fingerprint,
-            "num_train": len(task.train),
-            "seed": seed,
-            "rule": rule.variant,
-            "adapted": rule.is_adapted,
-            "steps": rule.total_steps,
-            "warmup_steps": rule.warmup_steps,
-            "boundaries": list(rule.boundaries),
-            "base_lr": rule.base_lr,
-            "batch_size": rule.batch_size,
-            "momentum": rule.momentum,
-            "weight_decay": rule.weight_decay,
-            "mixup_alpha": rule.mixup_alpha,
-            "resize": rule.resize,
-            "crop": rule.crop,
-            "micro_batches": micro_batches,
-            "precision": precision,
-        }
-        | ({"ema": ema} if ema else {})
-    )
+def _fit(model: ResNetV2, task: Task, rule: HyperRule | None, seed: int, loop: Loop, loss: Callable, method: dict) -> Run:
+    """What fine-tuning and distillation share. loss(net, *part) -> mean loss; method: what the record says of it."""
     started = time.perf_counter()
-    images = task.train.prepare(rule.resize, device)
-    layout = memory_format(device, precision)
+    rule = rule or default_rule(model, task)
+    device = pick_device(loop.device)
+    loop = settle(loop, device)
+    config = method | {
+        "model": info_of(model).name,
+        "task": task.name,
+        "fingerprint": task.fingerprint,
+        "num_train": len(task.train),
+        "seed": seed,
+        "steps": rule.total_steps,
+        "batch_size": rule.batch_size,
+        "base_lr": rule.base_lr,
+        "rule": rule.variant,
+        "adapted": rule.is_adapted,
+        "warmup_steps": rule.warmup_steps,
+        "boundaries": list(rule.boundaries),
+        "momentum": rule.momentum,
+        "weight_decay": rule.weight_decay,
+        "mixup_alpha": rule.mixup_alpha,
+        "resize": rule.resize,
+        "crop": rule.crop,
+        "frozen": list(model.frozen),
+        "precision": loop.precision,
+        "ema": loop.ema,
+    }
+    how = Augmentation(rule.resize, rule.crop, task.random_crop, task.random_flip, rule.mixup_alpha)
+    # An image that cannot be read should say so now, and not after hours of training.
+    decoded = {split: getattr(task, split).prepare(rule.crop, "cpu") for split in ("val", "test")}
+    layout = memory_format(device, loop.precision)
+    batches = Batches(task.train, how, rule.batch_size, seed, device, layout)
     model.reset_head(task.num_classes)
     model.to(device, memory_format=layout)
-    order = BatchOrder(len(images), rule.batch_size, seed)
+    model.grad_checkpointing = loop.grad_checkpointing
+    if loop.triton:
+        use_triton(model)
 
-    def batch(step: int) -> tuple:
-        indices = order(step)
-        generator = generator_for(seed, "batch", step)
-        pixels = augment(images.batch(indices, generator), rule.crop, generator, task.random_crop, task.random_flip)
-        mixed = mixup(
-            to_input(pixels).contiguous(memory_format=layout), images.labels[indices].to(device), rule.mixup_alpha, generator
-        )
-        return *mixed, indices
+    def accuracy(net: nn.Module) -> dict[str, float]:
+        return {"val_accuracy": evaluate(net, decoded["val"], rule.crop, loop.precision).accuracy}
 
-    settings = Settings(
-        rule.total_steps,
-        rule.lr,
-        rule.momentum,
-        rule.weight_decay,
-        micro_batches,
-        precision,
-        checkpoint_every,
-        compile=compile,
-        ema=ema,
-        shard=shard,
-        prefetch=images.prefetch,
-    )
-    history = train(
-        model,
-        batch,
-        loss,
-        settings,
-        checkpoint=Path(out) / "checkpoint" / "state.safetensors" if out else None,
-        resume=resume,
-        identity=config,
-        progress=progress,
-    )
-    return _finish(Run(model, task, config | environment(device), history), started, out)
+    sgd = Sgd(rule.total_steps, rule.lr, rule.momentum, rule.weight_decay)
+    history = train(model, batches, loss, sgd, loop, config, accuracy if loop.evaluate_every else None)
+    run = Run(model, task, config | {"micro_batches": loop.micro_batches} | environment(device), history, decoded=decoded)
+    return _finish(run, started, loop.out)
 
 
 def environment(device: torch.device) -> dict:
@@ -343,16 +290,19 @@ def environment(device: torch.device) -> dict:
 
 
 def _finish(run: Run, started: float, out: str | Path | None) -> Run:
+    """Save, evaluate, and save what that gave; should evaluation fail, the weights are safe already."""
+    if out:
+        run.save_model(Path(out))
     run.val_accuracy = run.evaluate("val").accuracy
     run.test_accuracy = run.evaluate("test").accuracy
     run.seconds = time.perf_counter() - started
-    if out and is_main():
+    if out:
         run.save(out)
     return run
 
 
 def cache_features(model: ResNetV2, images: Images, side: int, mirrored: bool = False) -> Tensor:
-    """Pooled features float [N, num_features] of every picture, resized, without augmentation; mirrored if you say so."""
+    """Pooled features float [N, num_features] of every image, resized, without augmentation; mirrored if you say so."""
     device = next(model.parameters()).device
     model.eval()
 
@@ -364,32 +314,27 @@ def cache_features(model: ResNetV2, images: Images, side: int, mirrored: bool = 
 
 
 def linear_probe(
-    model: ResNetV2,
-    task: Task,
-    rule: HyperRule | None = None,
-    device: str | torch.device = "auto",
-    out: str | Path | None = None,
-    c: float = 1.0,
-    mirror: bool = False,
+    model: ResNetV2, task: Task, rule: HyperRule | None = None, loop: Loop = Loop(), *, c: float = 1.0, mirror: bool = False
 ) -> Run:
     """Leave the network as it is and fit only its head, by logistic regression on cached features.
 
-    The features are computed once and standardised, so this takes seconds and has no random part. c: inverse strength
-    of the L2 penalty. mirror: fit on every picture and its mirror image; only where the task's labels survive that, else
-    UserError. The standardisation is folded into the head: run.model is an ordinary network.
+    The features are computed once, in 32 bits, and standardised, so this takes seconds and has no random part. loop: only its
+    device and `out` matter. c: inverse strength of the L2 penalty. mirror: fit on every image and its mirror image; only where
+    the task's labels survive that, else UserError. The head takes the standardisation in: run.model is an ordinary network.
     """
     from sklearn.linear_model import LogisticRegression
 
-    rule = rule or default_rule(model, task)
-    device = pick_device(device)
     started = time.perf_counter()
-    model.reset_head(task.num_classes)
-    model.to(device, memory_format=torch.channels_last)
+    rule = rule or default_rule(model, task)
+    device = pick_device(loop.device)
     if mirror and not task.random_flip:
         raise UserError(f"{task.name} has labels that do not survive mirroring; use mirror=False")
-    features, labels = cache_features(model, task.train, rule.crop).double(), task.train.labels
+    decoded = {split: getattr(task, split).prepare(rule.crop, "cpu") for split in ("train", "val", "test")}
+    model.reset_head(task.num_classes)
+    model.to(device, memory_format=torch.channels_last)
+    features, labels = cache_features(model, decoded["train"], rule.crop).double(), task.train.labels
     if mirror:
-        features = torch.cat([features, cache_features(model, task.train, rule.crop, mirrored=True).double()])
+        features = torch.cat([features, cache_features(model, decoded["train"], rule.crop, mirrored=True).double()])
         labels = labels.repeat(2)
     std, mean = torch.std_mean(features, dim=0, correction=0)
     std = std.clamp_min(1e-6)
@@ -402,7 +347,7 @@ def linear_probe(
         model.head.bias.copy_(bias - (weight / std) @ mean)
     config = {
         "method": "linear_probe",
-        "model": model.info.name,
+        "model": info_of(model).name,
         "task": task.name,
         "fingerprint": task.fingerprint,
         "num_train": len(task.train),
@@ -410,11 +355,11 @@ def linear_probe(
         "mirror": mirror,
         "crop": rule.crop,
     }
-    return _finish(Run(model.eval(), task, config | environment(device)), started, out)
+    return _finish(Run(model.eval(), task, config | environment(device), decoded=decoded), started, loop.out)
 
 
 def few_shot_runs(make_model, task: Task, shots: int, seeds: range = range(5), method=finetune, **kwargs) -> list[Run]:
-    """One run a seed, on that seed's subsample of `task`: the paper's protocol takes five (section 4.1).
+    """One run per seed, on that seed's random subset of `task`: the paper's protocol takes five (section 4.1).
 
     make_model(seed) -> a fresh model. method: `finetune` or `linear_probe`; kwargs go to it.
     """

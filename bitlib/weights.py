@@ -1,24 +1,28 @@
 """Weights on disk: the official .npz files, the course's .safetensors, and the registry of models.
 
-Owns names, formats and checks; `download` fetches. Nothing is ever unpickled. A file is checked as a whole before the
-first tensor of a model changes.
+Owns names, formats and checks; `download` fetches. Nothing is ever unpickled, and nothing in a file is believed: its
+names, shapes and settings are compared with the network by its headers alone, before any memory is set aside, and its
+numbers before the first tensor of a model changes.
 """
 
 from __future__ import annotations
 
 import difflib
 import functools
+import hashlib
 import json
+import math
 import re
+import reprlib
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .download import download
 from .files import UserError, atomic_path, cache_dir
@@ -27,6 +31,8 @@ from .resnet import ARCHS, Arch, ResNetV2, count_parameters
 OFFICIAL_URL = "https://storage.googleapis.com/bit_models/{name}.npz"
 OFFICIAL_CLASSES = {"S": 1000, "M": 21_843}
 PACKAGE = Path(__file__).parent / "pretrained"
+MAX_CLASSES = 1_000_000
+LARGEST = 1e6  # far beyond any trained weight; larger ones, finite as they are, overflow within the network
 
 
 class WeightsError(UserError, ValueError):
@@ -82,24 +88,21 @@ def load_npz(model: ResNetV2, path: str | Path) -> str:
 
     A head of another number of classes than the file's is left at zeros, as the paper does for a new task. Also reads
     files whose keys carry a number (standardized_conv2d_17). Raises WeightsError, naming the key, for a missing, extra
-    or wrongly shaped entry or one with NaN or infinity; and for a file that is damaged or holds pickled objects. The
-    model is then as it was before.
+    or wrongly shaped entry or one with NaN, infinity or absurdly large numbers; and for a file that is damaged or holds
+    pickled objects. Entries are compared by their headers, so one that is larger than the network is not decompressed.
+    The model is then as it was before.
     """
     _check_group_norm(model)
     path = Path(path)
-    with _reading(path):
-        file = np.load(path, allow_pickle=False)
-    if not hasattr(file, "files"):
-        raise WeightsError(f"{path} holds a single array, not a .npz archive of weights")
-    with file:
-        return _copy_npz(model, path, file)
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        return _copy_npz(model, path, archive)
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong while NumPy reads `path` into one clear line.
+    """Turn whatever goes wrong while `path` is read into one clear line.
 
-    All exceptions: a damaged archive fails in zipfile, zlib, struct, the tokenizer, or for want of memory.
+    All exceptions: a damaged file fails in zipfile, zlib, struct, the tokenizer, json, or for want of memory.
     """
     try:
         yield
@@ -110,55 +113,79 @@ def _reading(path: Path) -> Iterator[None]:
     except (PermissionError, IsADirectoryError) as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror})") from None
     except Exception as error:
-        text = (str(error) or type(error).__name__).splitlines()[0]
-        reason = (
-            "it holds pickled objects, which could run any code"
-            if "pickle" in text.lower()
-            else f"damaged or cut short: {text}"
-        )
-        raise WeightsError(f"{path} is not a readable weight file ({reason}); get it again") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]  # some libraries quote the file at length
+        raise WeightsError(f"{path} is not a readable weight file (damaged or cut short: {reason}); get it again") from None
 
 
-def _entry(path: Path, file, key: str) -> np.ndarray:
-    """One entry as finite float32."""
-    with _reading(path):
-        array = file[key]
-    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-        kind = array.dtype if isinstance(array, np.ndarray) else "no array"
-        raise WeightsError(f"{path}: {key} holds {kind}, not floating-point numbers")
-    with np.errstate(over="ignore"):
-        array = np.asarray(array, np.float32)
-    if not np.isfinite(array).all():
-        raise WeightsError(f"{path}: {key} holds values that are not finite numbers; get the file again")
-    return array
+def _shown(key: str) -> str:
+    """A name that a file brought, in one line and not at length."""
+    return repr(key[:100])[1:-1]
 
 
-def _copy_npz(model: ResNetV2, path: Path, file) -> str:
+def _check_values(path: Path, key: str, tensor: Tensor) -> None:
+    """Refuse numbers with which a network gives no finite answer."""
+    if tensor.is_floating_point() and not tensor.abs().max() <= LARGEST:  # NaN is not below it either
+        raise WeightsError(f"{path}: {key} holds values that are not finite numbers of a usual size; get the file again")
+    if key.endswith("running_var") and (tensor < 0).any():
+        raise WeightsError(f"{path}: {key} holds a variance below 0; get the file again")
+
+
+def _shape_error(path: Path, key: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> WeightsError:
+    return WeightsError(f"{path}: {key} has the shape {reprlib.repr(found)}, this network needs {wanted}")
+
+
+def _header(path: Path, archive: zipfile.ZipFile, key: str) -> tuple[int, ...]:
+    """Shape of one entry, which holds exactly as many floating-point numbers as that; reads no more than its header."""
+    entry = archive.getinfo(f"{key}.npy")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise WeightsError(f"{path}: {key} is compressed in a way that NumPy does not use; get the file again")
+    with archive.open(entry) as file:
+        # Later versions are for structured arrays, with headers of any length.
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise WeightsError(f"{path}: {key} is no plain array of NumPy; get the file again")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.hasobject:
+            raise WeightsError(f"{path}: {key} holds pickled objects, which could run any code; get the file from its source")
+        if dtype.kind != "f" or dtype.itemsize > 8:
+            raise WeightsError(f"{path}: {key} holds {reprlib.repr(str(dtype))}, not floating-point numbers")
+        needed = file.tell() + math.prod(shape) * dtype.itemsize
+        if entry.file_size != needed:
+            raise WeightsError(f"{path}: {key} declares {entry.file_size} bytes, but its shape needs {needed}; get it again")
+    return shape
+
+
+def _copy_npz(model: ResNetV2, path: Path, archive: zipfile.ZipFile) -> str:
     params = dict(model.named_parameters())
     wanted = {npz_key(name): name for name in params}
     keys: dict[str, str] = {}
-    for found in file.files:
+    for found in (entry.removesuffix(".npy") for entry in archive.namelist()):
         key = re.sub(r"standardized_conv2d_\d+", "standardized_conv2d", found)
-        if key not in wanted or key in keys:
+        if key not in wanted:
             raise WeightsError(
-                f"{path} has the entry {found}, which this network lacks; is it a file of another architecture?"
-                if key not in wanted
-                else f"{path} has both {keys[key]} and {found}: one too many"
+                f"{path} has the entry {_shown(found)}, which this network lacks; is it a file of another architecture?"
             )
+        if key in keys:
+            raise WeightsError(f"{path} has both {_shown(keys[key])} and {_shown(found)}: one too many")
         keys[key] = found
     for key in wanted:
         if key not in keys:
             raise WeightsError(f"{path} lacks the entry {key}; is it a file of another architecture?")
-    found_classes = _entry(path, file, keys["resnet/head/conv2d/bias"]).size
+    found_classes = math.prod(_header(path, archive, keys["resnet/head/conv2d/bias"]))
     keep_head = found_classes == model.num_classes
+    for key, name in wanted.items():
+        shape = params[name].shape
+        if name.startswith("head."):
+            shape = torch.Size([found_classes, *shape[1:]])
+        if (found := _header(path, archive, keys[key])) != _npz_shape(name, shape):
+            raise _shape_error(path, keys[key], found, _npz_shape(name, shape))
     loaded: dict[str, Tensor] = {}
     for key, name in wanted.items():
         if name.startswith("head.") and not keep_head:
             continue
-        array, shape = _entry(path, file, keys[key]), _npz_shape(name, params[name].shape)
-        if array.shape != shape:
-            raise WeightsError(f"{path}: {keys[key]} has the shape {array.shape}, this network needs {shape}")
+        with archive.open(f"{keys[key]}.npy") as file, np.errstate(over="ignore"):
+            array = np.asarray(np.lib.format.read_array(file, allow_pickle=False), np.float32)
         loaded[name] = _from_npz(name, array)
+        _check_values(path, keys[key], loaded[name])
     with torch.no_grad():
         for name in list(loaded):  # giving each back once it is copied: R152x4 has 4 GB of them
             params[name].copy_(loaded.pop(name))
@@ -184,58 +211,155 @@ def save_npz(model: ResNetV2, path: str | Path) -> None:
 # --- the course's own format ------------------------------------------------------------------------------------------
 
 
-def save_weights(model: ResNetV2, path: str | Path, meta: dict, dtype: torch.dtype = torch.float32) -> None:
+def save_weights(
+    model: ResNetV2, path: str | Path, meta: dict, dtype: torch.dtype = torch.float32, state: dict[str, Tensor] | None = None
+) -> None:
     """Write weights, statistics, architecture and `meta` (JSON-able) to one .safetensors file, atomically.
 
-    dtype: storage of floating-point tensors; torch.float16 halves the file, and loading gives float32 again. Raises
-    WeightsError, naming the tensor, for a number that `dtype` cannot hold.
+    dtype: storage of floating-point tensors; torch.float16 halves the file, and loading gives float32 again. state: the
+    weights, where the model itself holds only parts of them. Raises WeightsError, naming the tensor, for a number that `dtype`
+    cannot hold, and naming the field for meta data with which the file could not be opened again.
     """
     from safetensors.torch import save_file
 
+    meta = {**meta, "arch": asdict(model.arch), "num_classes": model.num_classes}
+    try:
+        _check_meta(meta)
+    except ValueError as error:
+        raise WeightsError(f"cannot write {path}: {error}") from None
     state = {
         name: (t.detach().to(dtype) if t.is_floating_point() else t.detach()).cpu().contiguous()
-        for name, t in model.state_dict().items()
+        for name, t in (state or model.state_dict()).items()
     }
     for name, tensor in state.items():
         if dtype == torch.float16 and tensor.is_floating_point() and not tensor.isfinite().all():
             raise WeightsError(f"{name} holds numbers beyond {dtype}; store {Path(path).name} as float32")
-    header = {"bitlib": json.dumps({**meta, "arch": asdict(model.arch), "num_classes": model.num_classes}, ensure_ascii=False)}
+    header = {"bitlib": json.dumps(meta, ensure_ascii=False)}
     with atomic_path(Path(path)) as temporary:
         save_file(state, temporary, header)
 
 
+# What a file may say of how the HyperRule is adapted to it: key -> (type, least, largest).
+_RECIPE = {
+    "shrink": (int, 1, 500),  # the shortest schedule has 500 steps, and one must be left
+    "steps": (int, 1, 100_000_000),
+    "batch_size": (int, 1, 1_000_000),
+    "base_lr": (float, 1e-12, 1e6),
+    "momentum": (float, 0, 1),
+    "weight_decay": (float, 0, 1e6),
+    "alpha": (float, 0, 1e6),
+}
+_SIDE = (int, 1, 4096)
+
+
+def _is_number(value, kind: type, least: float, largest: float) -> bool:
+    """Whether it is of that type (a whole number is a float as well, True is neither) and in range, which NaN is not."""
+    return type(value) in (int, kind) and least <= value <= largest
+
+
+def _is_text(value) -> bool:
+    """Whether it is a string that can be printed: JSON can spell halves of characters, which UTF-8 cannot."""
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
+
+
+def _check_meta(meta) -> tuple[Arch, int]:
+    """Architecture and number of classes; ValueError, naming field, value and range, unless every known field is sound."""
+
+    def need(ok: bool, field: str, value, wanted: str) -> None:
+        if not ok:
+            raise ValueError(f"{field} is {reprlib.repr(value)}; it must be {wanted}")
+
+    def need_number(field: str, value, kind: type, least: float, largest: float) -> None:
+        wanted = f"a {'whole ' if kind is int else ''}number from {least:,} to {largest:,}"
+        need(_is_number(value, kind, least, largest), field, value, wanted)
+
+    arch, classes = meta["arch"], meta["num_classes"]
+    known = [field.name for field in fields(Arch)]
+    need(isinstance(arch, dict) and set(arch) == set(known), "arch", arch, f"an object of {', '.join(known)}")
+    arch = Arch(**arch | {"units": tuple(arch["units"]) if isinstance(arch["units"], list | tuple) else arch["units"]})
+    need_number("num_classes", classes, int, 1, MAX_CLASSES)
+    for field in ("name", "task", "fingerprint"):
+        need(_is_text(meta.get(field, "")), field, meta.get(field), "a text")
+    names = meta.get("class_names", [])
+    need(isinstance(names, list | tuple) and all(map(_is_text, names)), "class_names", names, "a list of texts")
+    need(len(names) in (0, classes), "the number of class_names", len(names), f"0 or num_classes, {classes}")
+    if (crop := meta.get("crop")) is not None:
+        need_number("crop", crop, *_SIDE)
+        # At one pixel, a group of one channel is a single number, which has no variance.
+        lone = arch.norm == "gn" and arch.groups == arch.root_width
+        need(crop >= 8 or not lone, "crop", crop, "8 or more where a group is one channel")
+    if (recipe := meta.get("recipe")) is not None:
+        known = {*_RECIPE, "resolution"}
+        need(isinstance(recipe, dict) and recipe.keys() <= known, "recipe", recipe, f"an object of {', '.join(sorted(known))}")
+        for field, value in recipe.items():
+            if field != "resolution":
+                need_number(f"recipe's {field}", value, *_RECIPE[field])
+                continue
+            ok = isinstance(value, list | tuple) and len(value) == 2 and all(_is_number(side, *_SIDE) for side in value)
+            wanted = "[resize, crop], whole numbers from 1 to 4,096 with crop <= resize"
+            need(ok and value[1] <= value[0], "recipe's resolution", value, wanted)
+    seen = meta.get("seen") or {}
+    texts = isinstance(seen, dict) and all(map(_is_text, seen.values()))
+    need(texts and seen.keys() <= {"train", "val"}, "seen", seen, "an object of train and val, each a text")
+    return arch, classes
+
+
 @contextmanager
 def _open_weights(path: Path) -> Iterator[tuple]:
-    """(open file, meta) of a .safetensors file; the meta data have a valid "arch" and "num_classes"."""
-    from safetensors import SafetensorError, safe_open
+    """(open file, meta, architecture, number of classes) of a .safetensors file whose header says nothing impossible."""
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, "pt", device="cpu") as file:
-            meta = json.loads(file.metadata()["bitlib"])
-            _arch_of(meta)
-            yield file, meta
-    except FileNotFoundError:
-        raise WeightsError(f"{path} does not exist") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is not a readable .safetensors file (damaged or cut short: {error})") from None
-    except (KeyError, TypeError):
-        raise WeightsError(f"{path} was not written by bitlib, or by a newer one: it does not say its architecture") from None
+    with _reading(path), safe_open(path, "pt", device="cpu") as file:
+        meta = json.loads((file.metadata() or {}).get("bitlib", "null"))
+        if not isinstance(meta, dict) or not {"arch", "num_classes"} <= meta.keys():
+            raise WeightsError(f"{path} was not written by bitlib, or by a newer one: it does not say its architecture")
+        try:
+            arch, classes = _check_meta(meta)
+        except ValueError as error:
+            raise WeightsError(f"{path}: {error}; get the file again, or write it anew with save_weights") from None
+        _check_tensors(path, file, arch, classes)
+        yield file, meta, arch, classes
 
 
-def _arch_of(meta: dict) -> tuple[Arch, int]:
-    return Arch(**{**meta["arch"], "units": tuple(meta["arch"]["units"])}), int(meta["num_classes"])
+@functools.lru_cache(maxsize=32)
+def _tensors_of(arch: Arch, num_classes: int) -> dict[str, tuple[tuple[int, ...], bool]]:
+    """name -> (shape, whether of floating-point numbers) of all that a network keeps; takes no memory for it."""
+    with torch.device("meta"):
+        state = ResNetV2(arch, num_classes).state_dict()
+    return {key: (tuple(t.shape), t.is_floating_point()) for key, t in state.items()}
+
+
+def _check_tensors(path: Path, file, arch: Arch, num_classes: int) -> None:
+    """Refuse a file whose tensors are not those of the network, by its header: what it claims is never allocated."""
+    wanted = _tensors_of(arch, num_classes)
+    for key in sorted(wanted.keys() ^ set(file.keys())):
+        raise WeightsError(
+            f"{path} {'lacks' if key in wanted else 'has'} the entry {_shown(key)}, "
+            f"which this network {'needs' if key in wanted else 'lacks'}; is it of another architecture?"
+        )
+    for key, (shape, floating) in wanted.items():
+        view = file.get_slice(key)
+        if tuple(view.get_shape()) != shape:
+            raise _shape_error(path, key, tuple(view.get_shape()), shape)
+        kinds = ("F16", "BF16", "F32", "F64") if floating else ("I64",)
+        if (kind := view.get_dtype()) not in kinds:
+            raise WeightsError(f"{path}: {key} is stored as {kind}; it must be one of {', '.join(kinds)}; get the file again")
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """(state in float32, meta) of a file that `save_weights` wrote. Raises WeightsError where it cannot be read."""
-    with _open_weights(Path(path)) as (file, meta):
+    path = Path(path)
+    with _open_weights(path) as (file, meta, *_):
         state = {key: file.get_tensor(key) for key in file.keys()}
-    return {k: t.float() if t.is_floating_point() else t for k, t in state.items()}, meta
+    state = {k: t.float() if t.is_floating_point() else t for k, t in state.items()}
+    for key, tensor in state.items():
+        _check_values(path, key, tensor)
+    return state, meta
 
 
 def read_meta(path: str | Path) -> dict:
-    """Only the meta data of such a file, from its header."""
-    with _open_weights(Path(path)) as (_, meta):
+    """Only the meta data of such a file, from its header. Raises WeightsError as `load_weights` does."""
+    with _open_weights(Path(path)) as (_, meta, *_):
         return meta
 
 
@@ -247,7 +371,8 @@ class ModelInfo:
     """What is known of a model without loading it.
 
     source: "official", "course" (in the package) or "file". num_classes: of the pre-trained head. crop: side in pixels
-    of its test pictures, None where the HyperRule decides. recipe: how the HyperRule is adapted to it.
+    of its test images, None where the HyperRule decides. recipe: how the HyperRule is adapted to it.
+    seen: marks of the images that it was trained ("train") and chosen ("val") on, where these were files.
     """
 
     name: str
@@ -259,6 +384,7 @@ class ModelInfo:
     class_names: tuple[str, ...] = ()
     crop: int | None = None
     recipe: dict | None = None
+    seen: dict | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -286,16 +412,10 @@ def _official() -> dict[str, ModelInfo]:
 
 @functools.cache
 def _file_info(path: Path, source: str, _modified: float) -> ModelInfo:
-    meta = read_meta(path)
-    return ModelInfo(
-        meta.get("name") or path.stem,
-        *_arch_of(meta),
-        source,
-        path,
-        class_names=tuple(meta.get("class_names", ())),
-        crop=meta.get("crop"),
-        recipe=meta.get("recipe"),
-    )
+    with _open_weights(path) as (_, meta, arch, classes):
+        names, crop, recipe = tuple(meta.get("class_names", ())), meta.get("crop"), meta.get("recipe")
+    name, seen = meta.get("name") or path.stem, meta.get("seen")
+    return ModelInfo(name, arch, classes, source, path, None, names, crop, recipe, seen)
 
 
 def _course() -> dict[str, ModelInfo]:
@@ -379,20 +499,24 @@ def create_model(
 
 def _load_state(model: ResNetV2, path: Path) -> None:
     """Copy every tensor of a .safetensors file; a head of another number of classes is left at zeros."""
-    state, meta = load_weights(path)
-    own = model.state_dict()
-    if _arch_of(meta)[1] != model.num_classes:
+    with _open_weights(path) as (file, _, _, classes):
+        _check_tensors(path, file, model.arch, classes)
+    state, _ = load_weights(path)
+    if classes != model.num_classes:
+        own = model.state_dict()
         state |= {name: torch.zeros_like(own[name]) for name in ("head.weight", "head.bias")}
-    for key in sorted(own.keys() ^ state.keys()):
-        raise WeightsError(
-            f"{path} {'lacks' if key in own else 'has'} the entry {key}, "
-            f"which this network {'needs' if key in own else 'lacks'}; is it of another architecture?"
-        )
-    for key, tensor in own.items():
-        if state[key].shape != tensor.shape:
-            raise WeightsError(
-                f"{path}: {key} has the shape {tuple(state[key].shape)}, this network needs {tuple(tensor.shape)}"
-            )
-        if not state[key].isfinite().all():
-            raise WeightsError(f"{path}: {key} holds values that are not finite numbers; use another file")
     model.load_state_dict(state)
+
+
+def info_of(model: ResNetV2) -> ModelInfo:
+    """What is known of a model: its `info`, or for one that was built by hand, its architecture and the name "custom"."""
+    return getattr(model, "info", None) or ModelInfo("custom", model.arch, model.num_classes, "architecture")
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A short hash of all weights and statistics."""
+    h = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        h.update(name.encode())
+        h.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return h.hexdigest()[:16]

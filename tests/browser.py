@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 HTML = Path(__file__).resolve().parent.parent / "_build" / "html"
+PATIENCE = 240_000  # milliseconds after which a browser hangs; no test depends on how fast anything is
 
 
 def browser_path() -> str | None:
@@ -52,6 +53,7 @@ def browser(site):
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(
             executable_path=browser_path(),
+            timeout=PATIENCE,
             args=[
                 "--no-sandbox",
                 "--disable-gpu",
@@ -74,7 +76,7 @@ def visit(site, browser):
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, **options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(PATIENCE)
         page.problems = []
         base = base or site
 

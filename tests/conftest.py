@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from browser import browser, site, visit  # noqa: F401  fixtures
 
+from bitlib import Loop
 from bitlib.data.task import ArrayImages, Task
 from bitlib.resnet import Arch
 
+QUIET = Loop(device="cpu", precision="fp32", progress=False)
 TINY = Arch((1, 1, 1, 1), root_width=8, groups=4, stem="small")
 TINY_BN = Arch((1, 1, 1, 1), root_width=8, groups=4, stem="small", norm="bn", standardize=False)
 
@@ -38,3 +42,8 @@ def toy_task(train: int = 24, classes: int = 3, side: int = 12, seed: int = 0) -
         (side, side),
         fingerprint=f"toy-{train}-{classes}-{side}-{seed}",
     )
+
+
+def quiet(**options) -> Loop:
+    """QUIET with some options changed."""
+    return replace(QUIET, **options)

@@ -1,23 +1,25 @@
-"""What test_distributed.py starts with torchrun: three training steps of each kind, by as many processes as there are.
+"""What test_distributed.py starts with torchrun: training by as many processes as there are.
 
 in_ranks.py FOLDER [die]
 """
 
+import os
+import signal
 import sys
 from pathlib import Path
 
 import torch
-from conftest import TINY, TINY_BN
+from conftest import TINY, TINY_BN, quiet
 from safetensors.torch import save_file
-from test_trainer import batch, loss, settings
+from test_trainer import batch, loss, sgd
 
 from bitlib.data.task import ArrayImages
-from bitlib.distributed import gathered, is_main, process_group, ranks
+from bitlib.distributed import gathered, is_main, process_group, ranks, whole_state
 from bitlib.evaluate import predict_logits
 from bitlib.resnet import ResNetV2
-from bitlib.trainer import train
+from bitlib.trainer import Interrupted, train
 
-folder = Path(sys.argv[1])
+folder, mode = Path(sys.argv[1]), "".join(sys.argv[2:])
 torch.set_num_threads(1)
 
 
@@ -27,7 +29,13 @@ def dying(step):
     return batch(step)
 
 
-with process_group():
+def stopping(step):
+    if step == 3 and ranks()[0] == 1:
+        os.kill(os.getpid(), signal.SIGINT)
+    return batch(step)
+
+
+def three_steps_of_each_kind():
     for name, arch, micro_batches in (
         ("gn", TINY, 1),
         ("gn, 8 parts", TINY, 8),
@@ -35,21 +43,29 @@ with process_group():
         ("gn, sharded, 8 parts", TINY, 8),
         ("bn", TINY_BN, 1),
     ):
-        model = ResNetV2(arch, 3, seed=ranks()[0])  # the first process's weights count
-        history = train(
-            model,
-            dying if sys.argv[2:] else batch,
-            loss,
-            settings(3, micro_batches=micro_batches, checkpoint_every=1, shard="sharded" in name),
-            checkpoint=folder / name / "state.safetensors",
-            progress=False,
-        )
+        # The first process's weights count. They lie as in training on a GPU.
+        model = ResNetV2(arch, 3, seed=ranks()[0]).to(memory_format=torch.channels_last)
+        out, shard = folder / name, "sharded" in name
+        options = quiet(micro_batches=micro_batches, checkpoint_every=1, shard=shard, out=out)
+        history = train(model, dying if mode == "die" else batch, loss, sgd(3), options)
         pixels = torch.arange(700 * 3 * 16 * 16).view(700, 3, 16, 16).remainder(251).to(torch.uint8)
         logits = predict_logits(model, ArrayImages(pixels, torch.zeros(700).long()), 16)
-        weights = gathered(torch.cat([p.flatten() for p in model.parameters()]))
-        assert all(torch.equal(weights[0], other) for other in weights)
+        if not shard:
+            weights = gathered(torch.cat([p.flatten() for p in model.parameters()]))
+            assert all(torch.equal(weights[0], other) for other in weights)
+        state = whole_state(model.state_dict())
         if is_main():
-            save_file(
-                {**model.state_dict(), "loss": torch.tensor(history.column("loss")[1]), "logits": logits},
-                folder / name / "end.safetensors",
-            )
+            losses = torch.tensor(history.column("loss")[1])
+            save_file({**state, "loss": losses, "logits": logits}, out / "end.safetensors")
+
+
+with process_group("cpu"):
+    if mode == "stop":  # one process gets Ctrl-C
+        try:
+            train(ResNetV2(TINY, 3), stopping, loss, sgd(8), quiet(out=folder))
+        except Interrupted as error:
+            (folder / f"stopped {ranks()[0]}").write_text(str(error.step))
+    elif mode == "disks":  # every process has a disk of its own
+        train(ResNetV2(TINY, 3), batch, loss, sgd(8), quiet(out=folder / str(ranks()[0]), resume=True))
+    else:
+        three_steps_of_each_kind()

@@ -14,14 +14,14 @@ import time
 from pathlib import Path
 
 import torch
-from conftest import TINY
+from conftest import TINY, quiet
 from safetensors import safe_open
-from test_trainer import batch, loss, settings
+from test_trainer import batch, loss, sgd
 
 from bitlib.resnet import ResNetV2
 from bitlib.trainer import train
 
-file, kills = Path(sys.argv[1]) / "state.safetensors", int(sys.argv[2])
+file, kills = Path(sys.argv[1]) / "checkpoint" / "state.safetensors", int(sys.argv[2])
 torch.set_num_threads(1)
 chance, after = random.Random(0), []
 
@@ -31,13 +31,14 @@ def saved() -> int:
     if not file.exists():
         return 0
     with safe_open(file, "pt") as f:
-        return int(f.metadata()["step"])
+        return json.loads(f.metadata()["bitlib"])["step"]
 
 
 while True:
     child = os.fork()
     if child == 0:
-        train(ResNetV2(TINY, 3), batch, loss, settings(120, checkpoint_every=1), checkpoint=file, resume=True, progress=False)
+        options = quiet(out=file.parent.parent, checkpoint_every=1, resume=True)
+        train(ResNetV2(TINY, 3), batch, loss, sgd(120), options)
         os._exit(0)
     # Let it save a few steps, or none, and then kill it anywhere within the next one.
     goal, status = (saved() + chance.randint(0, 4), None) if len(after) < kills else (math.inf, None)

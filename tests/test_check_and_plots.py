@@ -1,10 +1,14 @@
+import importlib
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from matplotlib.figure import Figure
 
 from bitlib.course import plots
 from bitlib.course.check import ClaimFailed, Exercise, claim
-from bitlib.course.exercises import EXERCISES
+from bitlib.course.exercises import EXERCISES, _join, ch01
 
 
 def test_claim(capsys):
@@ -39,6 +43,24 @@ def test_exercises_are_complete(name):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exercise, "tries", 0)
         assert not exercise.passes(lambda *args: None)
+
+
+CHAPTERS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_exercises_stand_in_the_file_of_their_chapter(path):
+    """Nobody finds a check that stands elsewhere, and nobody notices one that no notebook asks for."""
+    chapter = importlib.import_module(f"bitlib.course.exercises.ch{path.stem[:2]}")
+    cells = json.loads(path.read_text("utf8"))["cells"]
+    asked = [c["metadata"]["exercise"] for c in cells if "exercise" in c["metadata"].get("tags", ())]
+    assert list(chapter.EXERCISES) == asked  # in the order of the chapter
+    assert all(EXERCISES[name] is chapter.EXERCISES[name] for name in asked)
+
+
+def test_two_exercises_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="two chapters have an exercise called report; rename one"):
+        _join(ch01.EXERCISES, {"report": EXERCISES["mix"]})
 
 
 def test_plots_draw_what_they_are_given():

@@ -32,13 +32,17 @@ def test_finetune_evaluate_predict_as_processes(tmp_path):
     done = call("finetune", photos, "--model", "glyphs-S", "--out", out, "--steps", 20, "--batch-size", 8, "--quiet")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == "folder:photos: 16 training pictures, 2 classes, model glyphs-S" and lines[-1] == f"written to {out}"
+    task = bitlib.load_task(str(photos))
+    assert (
+        lines[0] == f"folder:photos: {len(task.train)} training pictures, 2 classes, model glyphs-S"
+        and lines[-1] == f"written to {out}"
+    )
     stated = float(lines[2].removeprefix("test accuracy "))
     assert stated == round(json.loads((out / "run.json").read_text())["test_accuracy"], 4) > 0.7  # lying or upright stripes
 
     measured = call("evaluate", out, photos, "--json", tmp_path / "e.json")
     assert measured.returncode == 0 and f"accuracy {stated:.4f}" in measured.stdout
-    assert json.loads((tmp_path / "e.json").read_text())["pictures"] == 4
+    assert json.loads((tmp_path / "e.json").read_text())["pictures"] == len(task.test)
 
     named = call("predict", out, photos / "cats" / "0.jpg", photos / "dogs", "--json")
     answers = [json.loads(line) for line in named.stdout.splitlines()]
@@ -76,7 +80,7 @@ def one_class(root):
     "spoil, extra, message",
     [
         (broken_picture, [], "cats/3.jpg is not a readable image"),
-        (lambda root: (root / "birds").mkdir(), [], "birds holds no pictures"),
+        (lambda root: (root / "birds").mkdir(), [], "birds holds no images"),
         (one_class, [], "holds 1 class folder"),
         (None, ["--model", "BiT-M-R50x2"], "unknown model 'BiT-M-R50x2'; did you mean"),
         (None, ["--lr", "-1"], "base_lr is -1.0"),

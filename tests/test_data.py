@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from bitlib import UserError, load_task
 from bitlib.data import list_tasks
-from bitlib.data.augment import augment, resize, to_input
-from bitlib.data.glyphs import HELD_OUT_SCRIPTS, _is_number, _script, draw_pictures
+from bitlib.data.augment import Augmentation, cut, draw_crops, resize, to_input
+from bitlib.data.glyphs import HELD_OUT_SCRIPTS, _is_number, _script, draw_glyphs, draw_numbers
 from bitlib.data.sampling import BatchOrder, generator_for
 from bitlib.data.task import ArrayImages, split_indices
 
@@ -52,7 +52,7 @@ def test_no_digit_upstream_and_scales_are_nested():
 
 def test_glyph_pictures_are_drawn_per_picture_and_by_seed():
     masks = load_task("glyphs-s").train.masks[:1].expand(6, -1, -1)
-    a, b, c = (draw_pictures(masks, 32, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    a, b, c = (draw_glyphs(masks, 32, draw_numbers(len(masks), 32, torch.Generator().manual_seed(s))) for s in (0, 0, 1))
     assert a.shape == (6, 3, 32, 32) and a.dtype == torch.uint8
     assert torch.equal(a, b) and not torch.equal(a, c)
     assert len({p.numpy().tobytes() for p in a}) == 6
@@ -100,6 +100,12 @@ def gradient(n: int = 64, side: int = 12) -> torch.Tensor:
     images = image.repeat(n, 1, 1, 1)
     images[:, 2] = torch.arange(n, dtype=torch.uint8).view(n, 1, 1)
     return images
+
+
+def augment(images, crop, generator, **switches):
+    """Crops and flips as a batch gets them."""
+    how = Augmentation(images.shape[-1], crop, **switches)
+    return cut(images, draw_crops(len(images), how, generator), crop)
 
 
 def test_crop_and_flip_are_drawn_for_each_picture():
@@ -164,7 +170,7 @@ def test_unknown_task_gets_a_suggestion():
 def test_prepare_resizes_once():
     images = ArrayImages(gradient(5), torch.arange(5))
     ready = images.prepare(6, "cpu")
-    assert ready.batch(torch.tensor([3, 1]), torch.Generator()).shape == (2, 3, 6, 6)
+    assert ready.batch(torch.tensor([3, 1])).shape == (2, 3, 6, 6)
     assert images.images.shape[-1] == 12
 
 

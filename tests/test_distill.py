@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import toy_task
+from conftest import QUIET, quiet, toy_task
 from hypothesis import given
 from hypothesis import strategies as st
 from test_transfer import rule, tiny
 
-from bitlib import Ensemble, UserError, distill, distillation_loss, finetune, soften
+from bitlib import Distillation, Ensemble, UserError, distill, distillation_loss, finetune, soften
 from bitlib.evaluate import predict_logits
 
 
@@ -94,14 +94,14 @@ def test_no_gradient_reaches_the_teacher():
 def taught():
     """A teacher of the toy task, and the task."""
     task = toy_task()
-    return finetune(tiny(), task, rule(task, steps=60), progress=False).model, task
+    return finetune(tiny(), task, rule(task, steps=60), loop=QUIET).model, task
 
 
 @pytest.mark.parametrize("consistent", [True, False])
 def test_a_student_comes_to_agree_with_its_teacher_without_labels(taught, consistent):
     teacher, task = taught
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
-    run = distill(tiny(seed=1), teacher, task, rule(task, steps=60), temperature=2.0, consistent=consistent, progress=False)
+    run = distill(tiny(seed=1), teacher, task, rule(task, steps=60), loop=QUIET, how=Distillation(2.0, consistent=consistent))
     agree = predict_logits(run.model, task.test, 12).argmax(1) == predict_logits(teacher, task.test, 12).argmax(1)
     assert agree.float().mean() > 0.8 and run.config["method"] == "distill" and run.config["temperature"] == 2.0
     assert all(torch.equal(before[k], v) for k, v in teacher.state_dict().items())
@@ -109,15 +109,15 @@ def test_a_student_comes_to_agree_with_its_teacher_without_labels(taught, consis
 
 def test_labels_alone_is_fine_tuning(taught):
     teacher, task = taught
-    alone = distill(tiny(seed=1), teacher, task, rule(task, steps=5), alpha=0.0, progress=False)
-    plain = finetune(tiny(seed=1), task, rule(task, steps=5), progress=False)
+    alone = distill(tiny(seed=1), teacher, task, rule(task, steps=5), loop=QUIET, how=Distillation(alpha=0.0))
+    plain = finetune(tiny(seed=1), task, rule(task, steps=5), loop=QUIET)
     assert [r["loss"] for r in alone.history.rows] == pytest.approx([r["loss"] for r in plain.history.rows], rel=1e-5)
 
 
 def test_consistent_teaching_with_mixup_in_exact_micro_batches(taught):
     teacher, task = taught
     mixed = rule(task, steps=4, alpha=0.5)
-    runs = [distill(tiny(seed=1), teacher, task, mixed, micro_batches=m, progress=False) for m in (1, 3)]
+    runs = [distill(tiny(seed=1), teacher, task, mixed, loop=quiet(micro_batches=m)) for m in (1, 3)]
     losses = [[r["loss"] for r in run.history.rows] for run in runs]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
@@ -125,9 +125,9 @@ def test_consistent_teaching_with_mixup_in_exact_micro_batches(taught):
 def test_what_cannot_be_taught_says_so(taught):
     teacher, task = taught
     with pytest.raises(UserError, match="the teacher knows 3 classes, toy has 2"):
-        distill(tiny(), teacher, toy_task(classes=2), rule(task))
+        distill(tiny(), teacher, toy_task(classes=2), rule(task), loop=QUIET)
     with pytest.raises(UserError, match="MixUp"):
-        distill(tiny(), teacher, task, rule(task, alpha=0.1), consistent=False)
+        distill(tiny(), teacher, task, rule(task, alpha=0.1), loop=QUIET, how=Distillation(consistent=False))
 
 
 def test_an_ensemble_is_the_geometric_mean_and_can_teach():
@@ -139,7 +139,7 @@ def test_an_ensemble_is_the_geometric_mean_and_can_teach():
     torch.testing.assert_close(ensemble(x).softmax(1), product / product.sum(1, keepdim=True))
     task = toy_task()
     assert ensemble.num_classes == task.num_classes
-    run = distill(tiny(), ensemble, task, rule(task, 2), "cpu", progress=False)
+    run = distill(tiny(), ensemble, task, rule(task, 2), loop=QUIET)
     assert run.config["teacher"].startswith("ensemble of ")
     with pytest.raises(ValueError, match="one number of classes"):
         Ensemble([])

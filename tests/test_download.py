@@ -22,6 +22,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
     body, etag, cut_after, ranges, md5, status = BODY, '"v1"', None, True, None, None
+    early, stated_total = 0, None  # a partial answer begins so many bytes too early, or claims another total
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -47,7 +48,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             start = int(wanted.removeprefix("bytes=").rstrip("-"))
             if start >= len(s.body):
                 return self.send_error(416)
+            start -= s.early
         self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(s.body) - 1}/{s.stated_total or len(s.body)}")
         self.send_header("Content-Length", str(len(s.body) - start))
         self.send_header("ETag", s.etag)
         self.send_header("x-goog-hash", "crc32c=AAAAAA==")
@@ -125,6 +129,15 @@ def test_a_server_without_ranges(server, dest):
     server.ranges, server.cut_after = False, 1_000_000
     download(server.url, dest, progress=False)
     assert dest.read_bytes() == BODY
+
+
+@pytest.mark.parametrize("fault", [{"early": 4096}, {"stated_total": len(BODY) + 1}])
+def test_a_partial_answer_that_is_not_what_was_asked_for_starts_over(server, dest, fault):
+    """Some caches answer from the beginning of their block, which appended would be a wrong file."""
+    vars(server).update(fault)
+    server.cut_after = 1_500_000
+    download(server.url, dest, progress=False)
+    assert dest.read_bytes() == BODY and server.requests == [None, "bytes=1500000-", None]
 
 
 def test_wrong_checksum_leaves_nothing(server, dest):

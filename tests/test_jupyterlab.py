@@ -11,6 +11,7 @@ import time
 import urllib.request
 
 import pytest
+from browser import PATIENCE
 
 pytestmark = pytest.mark.site
 CELLS = [
@@ -54,17 +55,18 @@ def lab(tmp_path):
     home = {"HOME": str(tmp_path), "JUPYTER_CONFIG_DIR": str(tmp_path / "config")}
     server = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path, env={**os.environ, **home})
     try:
-        for _ in range(240):
+        hangs = time.monotonic() + PATIENCE / 1000
+        while True:
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=1)
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=PATIENCE / 1000)
                 break
-            except OSError:
-                assert server.poll() is None, (tmp_path / "lab.log").read_text()
+            except OSError:  # not there yet
+                assert server.poll() is None and time.monotonic() < hangs, (tmp_path / "lab.log").read_text()
                 time.sleep(0.25)
         yield f"http://127.0.0.1:{port}", token
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(PATIENCE / 1000)
         log.close()
 
 
@@ -72,7 +74,7 @@ def test_traits_and_figure_follow_each_other(lab, browser):
     address, token = lab
     context = browser.new_context(viewport={"width": 1280, "height": 1000})
     page, errors = context.new_page(), []
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(PATIENCE)
     page.on("pageerror", lambda e: errors.append(str(e)))
     # The widget's module comes from the kernel, so nothing but the local server is needed.
     context.route("**/*", lambda r: r.continue_() if r.request.url.startswith((address, "data:", "blob:")) else r.abort())

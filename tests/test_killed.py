@@ -33,16 +33,17 @@ def test_killed_twenty_times_ends_with_the_same_bits(tmp_path):
         steps = json.loads(run("killed.py", tmp_path / str(kills), kills))
         assert len(steps) == kills
     assert len(set(steps)) > 5 and steps == sorted(steps)  # it was killed at many places, and never lost ground
-    whole, resumed = (load_file(tmp_path / n / "state.safetensors") for n in ("0", "20"))
-    assert whole.keys() == resumed.keys() and any(k.startswith("momentum") for k in whole)
+    whole, resumed = (load_file(tmp_path / n / "checkpoint" / "state.safetensors") for n in ("0", "20"))
+    assert whole.keys() == resumed.keys() and any(k.startswith("optimizer.") for k in whole)
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
-    assert [p.name for p in (tmp_path / "20").iterdir()] == ["state.safetensors"]  # nothing half-written is left behind
+    left = [p.name for p in (tmp_path / "20" / "checkpoint").iterdir()]
+    assert left == ["state.safetensors"]  # nothing half-written is left behind
 
 
 MEMORY = """
 import resource, torch
-from conftest import TINY
-from test_trainer import loss, settings
+from conftest import QUIET, TINY
+from test_trainer import loss, sgd
 from bitlib.resnet import ResNetV2
 from bitlib.trainer import train
 
@@ -57,7 +58,7 @@ def batch(step):
         seen[step] = now()
     return x, y
 
-train(ResNetV2(TINY, 3), batch, loss, settings(2000), progress=False)
+train(ResNetV2(TINY, 3), batch, loss, sgd(2000), QUIET)
 print(seen[1999] - seen[500])
 """
 

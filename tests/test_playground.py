@@ -2,7 +2,6 @@
 
 import io
 import json
-import statistics
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ PAGE = "book/playground"
 def play(visit):
     def opened(**options):
         page = visit(PAGE, **options)
-        page.wait_for_selector(".bl-playground[data-state=ready]", timeout=60_000)
+        page.wait_for_selector(".bl-playground[data-state=ready]")
         return page
 
     return opened
@@ -40,11 +39,7 @@ def after_fit(page, act) -> None:
     """Do something, and wait until the head was fitted anew."""
     before = fits(page)
     act()
-    for _ in range(200):
-        if fits(page) > before:
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError("no new fit")
+    page.wait_for_function("before => document.querySelector('.bl-playground').dataset.fitted > before", arg=before)
 
 
 def draw(page, canvas, *strokes) -> None:
@@ -60,7 +55,7 @@ def draw(page, canvas, *strokes) -> None:
         page.mouse.up()
 
 
-def test_features_equal_those_of_torch(play, record_property):
+def test_features_equal_those_of_torch(play):
     page, images = play(), resize(bitlib.load_task("digits").val.images[:16], 32)
     colours = torch.randint(0, 256, (16, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     images = torch.cat([images, colours])
@@ -74,17 +69,6 @@ def test_features_equal_those_of_torch(play, record_property):
         wanted = model.forward_head(model.forward_features(to_input(images)), pre_logits=True)
     assert wanted.std() > 0.1
     torch.testing.assert_close(torch.tensor(seen).view_as(wanted), wanted, rtol=0, atol=1e-3)
-    times = page.locator(".bl-playground").evaluate("""async (root) => {
-        const times = [], pixels = new Uint8Array(3072);
-        for (let i = 0; i < 30; i++) {
-            const start = performance.now();
-            await root.ask("features", {pixels});
-            times.push(performance.now() - start);
-        }
-        return times;
-    }""")
-    record_property("milliseconds for one picture, median", statistics.median(times))
-    print(f"one picture in the browser: {statistics.median(times):.1f} ms (median of {len(times)})")
     assert page.problems == []
 
 
@@ -93,7 +77,7 @@ def test_the_page_is_under_20_megabytes(visit):
     sizes = []
     page.context.on("response", lambda r: sizes.append(int(r.headers.get("content-length", 0))))
     page.goto(page.url.replace("index.html", f"{PAGE}.html"))
-    page.wait_for_selector(".bl-playground[data-state=ready]", timeout=60_000)
+    page.wait_for_selector(".bl-playground[data-state=ready]")
     assert 5e6 < sum(sizes) < 20e6  # with the network and its runtime
 
 
@@ -112,6 +96,30 @@ def test_five_real_digits_a_class_as_in_python(play):
     assert seen["pixels"] == pytest.approx(probe_accuracy(pixels, labels, 5, 0, on="test"), abs=0.01)
     assert seen["network"] > seen["pixels"] + 0.05
     assert part(page, "chart").locator("circle.bl-x-dot").count() == 5
+
+
+def test_a_digit_that_was_removed_can_be_added_again(play):
+    """All 25 digits of each class are there; one of each is removed, and one of each is added."""
+    page = play()
+    add, result = part(page, "add-digits"), part(page, "result")
+    for digit in range(2, 10):
+        after_fit(page, page.get_by_role("button", name=f"Remove the class {digit}").click)
+    for _ in range(24):
+        after_fit(page, add.click)
+    full = result.inner_text()
+    assert "50 examples of 2 classes" in part(page, "status").inner_text() and add.is_disabled()
+    for digit in range(2):
+        after_fit(page, page.get_by_role("button", name=f"Remove this example of {digit}").first.click)
+    after_fit(page, add.click)
+    assert "50 examples of 2 classes" in part(page, "status").inner_text() and add.is_disabled()
+    brightest = page.locator(".bl-shelf canvas").evaluate_all(
+        """all => all.map((c) => {
+        const {data} = c.getContext("2d").getImageData(0, 0, c.width, c.height);
+        return Math.max(...data.filter((_, i) => i % 4 < 3));
+    })"""
+    )
+    assert len(brightest) == 24 and min(brightest) > 200  # a real digit has ink
+    assert result.inner_text() == full  # the same examples, so the same head
 
 
 def test_draw_teach_and_try(play):
@@ -133,8 +141,11 @@ def test_draw_teach_and_try(play):
     part(page, "clear").click()
     draw(page, part(page, "try"), [(0.45, 0.2), (0.5, 0.8)])
     page.wait_for_function("() => document.querySelector('[data-part=verdict]').textContent.startsWith('class 2')")
-    # Two strokes are one drawing.
-    after_fit(page, lambda: draw(page, lying, [(0.1, 0.4), (0.9, 0.4)], [(0.1, 0.6), (0.9, 0.6)]))
+    # Two strokes are one drawing. The page's clock stands still meanwhile: on a slow machine they are far apart.
+    page.clock.install(time=0)
+    page.clock.pause_at(1)
+    draw(page, lying, [(0.1, 0.4), (0.9, 0.4)], [(0.1, 0.6), (0.9, 0.6)])
+    after_fit(page, page.clock.resume)
     assert page.locator(".bl-shelf").first.locator("canvas").count() == 2
     page.get_by_role("button", name="Remove this example of lying").first.click()
     page.wait_for_function("() => document.querySelector('.bl-shelf').childElementCount === 1")

@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from conftest import TINY, TINY_BN, toy_task
+from conftest import QUIET, TINY, TINY_BN, quiet, toy_task
 
+import bitlib.data.batches as batches_module
 from bitlib import UserError, resnet
-from bitlib import pretrain as pretrain_module
 from bitlib.pretrain import Upstream, pretrain
 
 
@@ -18,7 +18,7 @@ RECIPE = dict(arch="tiny", steps=40, batch_size=12, lr=0.1, warmup_steps=5, side
 
 
 def test_it_learns():
-    result = pretrain(toy_task(), Upstream(**RECIPE), "cpu", progress=False)
+    result = pretrain(toy_task(), Upstream(**RECIPE), loop=QUIET)
     assert result.test_accuracy > 0.6 and result.history.seconds > 0
     assert result.model.num_classes == 3
 
@@ -27,7 +27,7 @@ def test_it_learns():
 def test_weights_and_pictures_lie_as_suits_the_machine(monkeypatch, precision, layout):
     seen = []
     monkeypatch.setattr(resnet.Root, "forward", lambda self, x, real=resnet.Root.forward: seen.append(x) or real(self, x))
-    result = pretrain(toy_task(), Upstream(**{**RECIPE, "steps": 1}), "cpu", precision=precision, progress=False)
+    result = pretrain(toy_task(), Upstream(**{**RECIPE, "steps": 1}), loop=quiet(precision=precision))
     assert seen[0].is_contiguous(memory_format=layout)
     assert result.model.stage1[0].b.conv.weight.is_contiguous(memory_format=layout)
 
@@ -40,8 +40,8 @@ def test_schedule():
 
 
 def test_interrupted_and_resumed(tmp_path, monkeypatch):
-    file, real, calls = tmp_path / "state.safetensors", pretrain_module.augment, []
-    whole = pretrain(toy_task(), Upstream(**RECIPE), "cpu", progress=False)
+    real, calls = batches_module.cut, []
+    whole = pretrain(toy_task(), Upstream(**RECIPE), loop=QUIET)
 
     def dying(*args):
         calls.append(1)
@@ -49,11 +49,11 @@ def test_interrupted_and_resumed(tmp_path, monkeypatch):
             raise MemoryError
         return real(*args)
 
-    monkeypatch.setattr(pretrain_module, "augment", dying)
+    monkeypatch.setattr(batches_module, "cut", dying)
     with pytest.raises(MemoryError):
-        pretrain(toy_task(), Upstream(**RECIPE), "cpu", checkpoint=file, checkpoint_every=7, progress=False)
-    monkeypatch.setattr(pretrain_module, "augment", real)
-    resumed = pretrain(toy_task(), Upstream(**RECIPE), "cpu", checkpoint=file, resume=True, progress=False)
+        pretrain(toy_task(), Upstream(**RECIPE), loop=quiet(out=tmp_path, checkpoint_every=7))
+    monkeypatch.setattr(batches_module, "cut", real)
+    resumed = pretrain(toy_task(), Upstream(**RECIPE), loop=quiet(out=tmp_path, resume=True))
     assert all(torch.equal(p, q) for p, q in zip(whole.model.parameters(), resumed.model.parameters()))
 
 
@@ -68,7 +68,7 @@ def test_device_batch_changes_batch_norm_and_nothing_else(monkeypatch):
 
     def losses(arch, size):
         recipe = Upstream(**{**RECIPE, "arch": arch, "steps": 4, "device_batch": size})
-        return [row["loss"] for row in pretrain(toy_task(), recipe, "cpu", progress=False).history.rows]
+        return [row["loss"] for row in pretrain(toy_task(), recipe, loop=QUIET).history.rows]
 
     assert losses("tiny", None) == losses("tiny", 2)
     assert losses("tiny-bn", None)[1:] != losses("tiny-bn", 2)[1:]

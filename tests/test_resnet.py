@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,6 +39,30 @@ def awake(arch: Arch, num_classes: int = 5, seed: int = 0) -> ResNetV2:
     model = ResNetV2(arch, num_classes, seed)
     nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(seed))
     return model
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"stem": "imagenat"}, "stem is 'imagenat'; it must be 'imagenet' or 'small'"),
+        ({"norm": "GN"}, "norm is 'GN'; it must be 'gn' or 'bn'"),
+        ({"units": (1, 1, 1)}, r"units is \(1, 1, 1\); it must be four whole numbers from 1 to 64"),
+        ({"units": (0, 1, 1, 1)}, "units is"),
+        ({"root_width": 8.0}, "root_width is 8.0; it must be a whole number from 1 to 4096"),
+        ({"groups": 3}, "groups is 3; it must be a divisor of root_width, 8"),
+        ({"standardize": "no"}, "standardize is 'no'; it must be True or False"),
+    ],
+)
+def test_a_typo_in_an_architecture_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, **change)
+
+
+@pytest.mark.parametrize("stem, side", [("imagenet", 16), ("small", 32)])
+def test_sizes_of_the_stages_as_documented(stem, side):
+    """Of an image of 64 pixels: a quarter of it behind the stem of the official networks, half of it behind the small one."""
+    stages = ResNetV2(replace(TINY, stem=stem), 2).stage_features(inputs(1, 64))
+    assert [tuple(stages[s].shape[1:]) for s in STAGES] == [(32 * 2**s, side >> s, side >> s) for s in range(4)]
 
 
 def test_shapes_and_parts_agree():

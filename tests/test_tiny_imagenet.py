@@ -1,6 +1,7 @@
 """Tiny-ImageNet and packed sets, on small folders written in the official layouts."""
 
 import hashlib
+import multiprocessing
 import zipfile
 from pathlib import Path
 
@@ -62,13 +63,38 @@ def test_splits_labels_and_scales(home):
     assert load_task("tiny-imagenet-l").fingerprint == task.fingerprint != load_task("tiny-imagenet-s").fingerprint
 
 
-def test_from_the_archive_verified(home, tmp_path, monkeypatch):
+def archived(home: Path, tmp_path: Path) -> Path:
+    """The archive of a small data set, where the download would put it."""
     official(tmp_path / "made" / "tiny-imagenet-200", per_class=6, val=3)
     home.mkdir()
     archive = home / "tiny-imagenet-200.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for path in sorted((tmp_path / "made").rglob("*")):
             file.write(path, path.relative_to(tmp_path / "made"))
+    return archive
+
+
+def _prepare_at_once(md5: str, barrier, written) -> None:
+    tiny_imagenet.MD5 = md5
+    barrier.wait()
+    written.put(prepare_tiny_imagenet().stat().st_ino)
+
+
+def test_two_processes_unpack_once(home, tmp_path):
+    md5 = hashlib.md5(archived(home, tmp_path).read_bytes()).hexdigest()
+    spawn = multiprocessing.get_context("spawn")
+    barrier, written = spawn.Barrier(2), spawn.Queue()
+    workers = [spawn.Process(target=_prepare_at_once, args=(md5, barrier, written)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+    assert written.get() == written.get()  # one and the same file: the second process found what the first one made
+
+
+def test_from_the_archive_verified(home, tmp_path, monkeypatch):
+    archive = archived(home, tmp_path)
     with pytest.raises(UserError, match="the official archive has 90528d7"):
         load_task("tiny-imagenet")
     assert not (home / "tiny-imagenet.npz").exists()

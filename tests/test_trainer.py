@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from conftest import TINY, TINY_BN
 from safetensors.torch import load_file
 
-from bitlib import UserError
+from bitlib import Loop, UserError
+from bitlib.data.batches import ahead
 from bitlib.data.sampling import generator_for
+from bitlib.device import memory_format, pick_device
 from bitlib.norm import standardized_convs
 from bitlib.resnet import ResNetV2
-from bitlib.trainer import History, Interrupted, Settings, ahead, memory_format, pick_device, train
+from bitlib.trainer import History, Interrupted, Sgd, train
 
 
 def batch(step: int):
@@ -30,13 +32,19 @@ def loss(model, x, y):
     return F.cross_entropy(model(x), y)
 
 
-def settings(steps: int = 6, **kwargs) -> Settings:
-    return Settings(steps, lambda step: 0.05 / (1 + step), **kwargs)
+QUIET = Loop(precision="fp32", progress=False)
 
 
-def run(arch=TINY, seed: int = 0, **kwargs):
+def sgd(steps: int = 6, **kwargs) -> Sgd:
+    return Sgd(steps, lambda step: 0.05 / (1 + step), **kwargs)
+
+
+SIX_STEPS = sgd()
+
+
+def run(arch=TINY, seed: int = 0, *, batches=batch, sgd=SIX_STEPS, identity=None, evaluate=None, **options):
     model = ResNetV2(arch, 3, seed)
-    history = train(model, kwargs.pop("batch", batch), loss, kwargs.pop("settings", settings()), progress=False, **kwargs)
+    history = train(model, batches, loss, sgd, Loop(**{"precision": "fp32", "progress": False, **options}), identity, evaluate)
     return model, history
 
 
@@ -45,7 +53,7 @@ def difference(a, b) -> float:
 
 
 def test_it_learns_and_reports_every_step():
-    _, history = run(settings=settings(30))
+    _, history = run(sgd=sgd(30))
     steps, losses = history.column("loss")
     assert steps == tuple(range(30)) and losses[0] == pytest.approx(1.0986, abs=1e-3)  # log 3: the head starts at zero
     assert sum(losses[-5:]) / 5 < 0.7 * losses[0]
@@ -55,7 +63,7 @@ def test_it_learns_and_reports_every_step():
 
 def test_against_plain_pytorch():
     """Three steps written out with torch.optim, from the textbook."""
-    ours, _ = run(settings=settings(3, weight_decay=1e-3))
+    ours, _ = run(sgd=sgd(3, weight_decay=1e-3))
     model = ResNetV2(TINY, 3, 0).train()
     velocity = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
     for step in range(3):
@@ -71,14 +79,14 @@ def test_against_plain_pytorch():
 @pytest.mark.parametrize("parts", [2, 5, 12, 100])  # 5 does not divide 12
 def test_micro_batches_are_exact(parts):
     whole, h1 = run()
-    split, h2 = run(settings=settings(micro_batches=parts))
+    split, h2 = run(micro_batches=parts)
     assert difference(whole, split) < 2e-6
     assert h1.column("loss")[1] == pytest.approx(h2.column("loss")[1], abs=1e-6)
 
 
 def test_micro_batches_are_not_exact_with_batch_norm():
     """Otherwise the test above could not fail."""
-    assert difference(run(TINY_BN)[0], run(TINY_BN, settings=settings(micro_batches=4))[0]) > 1e-3
+    assert difference(run(TINY_BN)[0], run(TINY_BN, micro_batches=4)[0]) > 1e-3
 
 
 def test_same_seed_same_bits():
@@ -97,14 +105,14 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, arch, stop):
             raise Killed
         return batch(step)
 
-    file = tmp_path / "state.safetensors"
+    file = tmp_path / "checkpoint" / "state.safetensors"
     whole, h1 = run(arch)
     with pytest.raises(Killed):
-        run(arch, batch=dying, checkpoint=file, settings=settings(checkpoint_every=1))
-    resumed, h2 = run(arch, seed=7, checkpoint=file, resume=True)  # the seed of the weights no longer matters
+        run(arch, batches=dying, out=tmp_path, checkpoint_every=1)
+    resumed, h2 = run(arch, seed=7, out=tmp_path, resume=True)  # the seed of the weights no longer matters
     assert difference(whole, resumed) == 0
     assert h1.rows == h2.rows
-    assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
+    assert [p.name for p in file.parent.iterdir()] == ["state.safetensors"]
 
 
 def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(tmp_path):
@@ -117,14 +125,14 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # no file may grow beyond this: as if it were full
         return batch(step)
 
-    file = tmp_path / "state.safetensors"
+    file = tmp_path / "checkpoint" / "state.safetensors"
     try:
         with pytest.raises(UserError, match="cannot write .*state.safetensors .*; free some space"):
-            run(batch=filling, checkpoint=file, settings=settings(checkpoint_every=1))
+            run(batches=filling, out=tmp_path, checkpoint_every=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
-    resumed, history = run(checkpoint=file, resume=True)
+    assert [p.name for p in file.parent.iterdir()] == ["state.safetensors"]
+    resumed, history = run(out=tmp_path, resume=True)
     assert difference(resumed, run()[0]) == 0 and len(history.rows) == 6
 
 
@@ -135,27 +143,27 @@ def test_a_signal_saves_and_resume_goes_on(tmp_path, number):
             os.kill(os.getpid(), number)
         return batch(step)
 
-    file, handler = tmp_path / "c" / "state.safetensors", signal.getsignal(number)
+    file, handler = tmp_path / "checkpoint" / "state.safetensors", signal.getsignal(number)
     with pytest.raises(Interrupted, match="after step 3; the state is in") as caught:
-        run(batch=interrupting, checkpoint=file)
+        run(batches=interrupting, out=tmp_path)
     assert caught.value.step == 3 and file.exists()
     assert signal.getsignal(number) is handler  # Python's own handling is back
-    resumed, _ = run(checkpoint=file, resume=True)
+    resumed, _ = run(out=tmp_path, resume=True)
     assert difference(resumed, run()[0]) == 0
 
 
 def test_resume_with_other_settings_names_the_first(tmp_path):
-    file = tmp_path / "state.safetensors"
-    run(checkpoint=file, identity={"seed": 0, "batch_size": 8})
-    with pytest.raises(UserError, match="its run had batch_size = 8, this one has 16"):
-        run(checkpoint=file, resume=True, identity={"seed": 0, "batch_size": 16})
+    run(out=tmp_path, identity={"seed": 0, "batch_size": 8})
+    with pytest.raises(UserError, match="its run had batch size 8, this one has 16"):
+        run(out=tmp_path, resume=True, identity={"seed": 0, "batch_size": 16})
 
 
 def test_damaged_checkpoint(tmp_path):
-    file = tmp_path / "state.safetensors"
+    file = tmp_path / "checkpoint" / "state.safetensors"
+    file.parent.mkdir()
     file.write_bytes(b"\x00" * 50)
     with pytest.raises(UserError, match="not a readable checkpoint .* delete it to start over"):
-        run(checkpoint=file, resume=True)
+        run(out=tmp_path, resume=True)
 
 
 def test_evaluation_during_training_changes_nothing():
@@ -166,7 +174,7 @@ def test_evaluation_during_training_changes_nothing():
         return {"accuracy": len(seen)}
 
     plain, _ = run(TINY_BN)
-    watched, history = run(TINY_BN, settings=settings(evaluate_every=2), evaluate=look)
+    watched, history = run(TINY_BN, evaluate_every=2, evaluate=look)
     assert difference(plain, watched) == 0 and seen == [False] * 3
     assert history.column("accuracy") == ((1, 3, 5), (1, 2, 3))
 
@@ -177,7 +185,7 @@ def test_non_finite_loss_stops_and_says_where():
         return (x * float("nan"), y) if step == 4 else (x, y)
 
     with pytest.raises(UserError, match="the loss is nan at step 4; lower the learning rate"):
-        run(batch=poisoned)
+        run(batches=poisoned)
 
 
 def test_16_bits_on_a_cpu_lie_contiguous():
@@ -187,8 +195,8 @@ def test_16_bits_on_a_cpu_lie_contiguous():
 
 
 def test_bf16_stays_near_fp32():
-    _, full = run(settings=settings(20))
-    model, half = run(settings=settings(20, precision="bf16"))
+    _, full = run(sgd=sgd(20))
+    model, half = run(sgd=sgd(20), precision="bf16")
     assert model.root.conv.weight.dtype == torch.float32  # autocast keeps the master weights
     assert half.rows[-1]["loss"] == pytest.approx(full.rows[-1]["loss"], abs=0.1)
     assert half.column("loss")[1] != full.column("loss")[1]
@@ -200,7 +208,7 @@ def test_bf16_stays_near_fp32():
 )
 def test_settings_are_checked(wrong, message):
     with pytest.raises(UserError, match=message):
-        settings(**wrong)
+        Loop(**wrong)
 
 
 def test_devices():
@@ -216,8 +224,10 @@ def test_devices():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_on_the_gpu(precision):
     model = ResNetV2(TINY, 3, 0).cuda()
-    history = train(model, lambda s: tuple(t.cuda() for t in batch(s)), loss, settings(20, precision=precision), progress=False)
-    cpu = run(settings=settings(20))[1]
+    history = train(
+        model, lambda s: tuple(t.cuda() for t in batch(s)), loss, sgd(20), Loop(precision=precision, progress=False)
+    )
+    cpu = run(sgd=sgd(20))[1]
     assert history.rows[-1]["loss"] == pytest.approx(cpu.rows[-1]["loss"], abs=0.1)
 
 
@@ -242,16 +252,16 @@ class Small:
 
 def test_out_of_memory_halves_the_parts_and_goes_on_with_the_same_steps(capsys):
     device, model = Small(4), ResNetV2(TINY, 3)
-    train(model, batch, device, settings(3), progress=False)
+    train(model, batch, device, sgd(3), QUIET)
     assert device.sizes == [12, 6, 3, 3, 3, 3] + 2 * [3, 3, 3, 3]
-    assert difference(model, run(settings=settings(3))[0]) < 1e-6
+    assert difference(model, run(sgd=sgd(3))[0]) < 1e-6
     assert capsys.readouterr().err.count("out of memory: going on with") == 2
     assert all(c.held is None for c in standardized_convs(model))
 
 
 def test_out_of_memory_with_one_picture_is_the_end():
-    with pytest.raises(UserError, match="out of memory with 1 pictures at a time; use smaller pictures or a smaller model"):
-        train(ResNetV2(TINY, 3), batch, Small(0), settings(3), progress=False)
+    with pytest.raises(UserError, match="out of memory with 1 image at a time; use smaller images or a smaller model"):
+        train(ResNetV2(TINY, 3), batch, Small(0), sgd(3), QUIET)
 
 
 @pytest.mark.parametrize("arch", [TINY, TINY_BN])
@@ -261,9 +271,9 @@ def test_moving_average_against_plain_python(arch):
         return {}
 
     seen = []
-    run(arch, settings=settings(5, evaluate_every=1), evaluate=look)
+    run(arch, sgd=sgd(5), evaluate_every=1, evaluate=look)
     trained, seen = seen, []
-    averaged, _ = run(arch, settings=settings(5, ema=0.7, evaluate_every=1), evaluate=look)
+    averaged, _ = run(arch, sgd=sgd(5), ema=0.7, evaluate_every=1, evaluate=look)
     expected = trained[0]
     for state in trained[1:]:
         expected = {
@@ -280,14 +290,24 @@ def test_moving_average_resumes(tmp_path):
             raise ZeroDivisionError
         return batch(step)
 
-    file, how = tmp_path / "state.safetensors", settings(6, ema=0.9, checkpoint_every=2)
+    how = {"ema": 0.9, "checkpoint_every": 2}
     with pytest.raises(ZeroDivisionError):
-        run(batch=dying, checkpoint=file, settings=how)
-    resumed, _ = run(checkpoint=file, settings=how, resume=True)
-    assert difference(resumed, run(settings=how)[0]) == 0
+        run(batches=dying, out=tmp_path, **how)
+    resumed, _ = run(out=tmp_path, resume=True, **how)
+    assert difference(resumed, run(**how)[0]) == 0
     assert difference(resumed, run()[0]) > 0
-    again, _ = run(checkpoint=file, settings=how, resume=True)  # a finished run, once more
+    again, _ = run(out=tmp_path, resume=True, **how)  # a finished run, once more
     assert difference(resumed, again) == 0
+
+
+class InAdvance:
+    """A source that asks for some of its batches to be made in advance."""
+
+    def __init__(self, make, ahead: int):
+        self.make, self.ahead = make, ahead
+
+    def __call__(self, step):
+        return self.make(step)
 
 
 def test_batches_made_ahead_are_the_same_batches():
@@ -297,7 +317,7 @@ def test_batches_made_ahead_are_the_same_batches():
         threads.append(threading.current_thread())
         return batch(step)
 
-    assert difference(run()[0], run(batch=seen, settings=settings(prefetch=3))[0]) == 0
+    assert difference(run()[0], run(batches=InAdvance(seen, 3))[0]) == 0
     assert threading.main_thread() not in threads and len(threads) == 6
 
 
@@ -316,23 +336,25 @@ def test_a_batch_that_fails_ahead_is_reported():
         return batch(step)
 
     with pytest.raises(UserError, match="picture 2"):
-        run(batch=broken, settings=settings(prefetch=4))
+        run(batches=InAdvance(broken, 4))
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 def test_compiled_equals_eager(tmp_path):
-    eager, h1 = run(settings=settings(2))
-    compiled, h2 = run(settings=settings(2, compile=True), checkpoint=tmp_path / "state.safetensors")
+    eager, h1 = run(sgd=sgd(2))
+    compiled, h2 = run(sgd=sgd(2), compile=True, out=tmp_path)
     first = [h.rows[0]["loss"] for h in (h1, h2)]
     assert first[1] == pytest.approx(first[0], rel=1e-5)
     start = ResNetV2(TINY, 3)
     for name, p in eager.named_parameters():  # two steps moved by gradients that agree
         moved = (p - start.get_parameter(name)).abs().max().item()
         assert (p - compiled.get_parameter(name)).abs().max() <= 1e-4 * moved + 1e-7, name
-    assert "model.head.weight" in load_file(tmp_path / "state.safetensors")  # no trace of the compiler in the names
+    assert "model.head.weight" in load_file(
+        tmp_path / "checkpoint" / "state.safetensors"
+    )  # no trace of the compiler in the names
 
 
 def test_compiling_without_a_compiler(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(UserError, match="torch.compile needs a C\\+\\+ compiler"):
-        run(settings=settings(2, compile=True))
+        run(sgd=sgd(2), compile=True)

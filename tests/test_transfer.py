@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TINY, TINY_BN, toy_task
+from conftest import QUIET, TINY, TINY_BN, quiet, toy_task
 
 import bitlib
+import bitlib.data.batches as batches_module
 from bitlib import HyperRule, UserError, create_model, few_shot_runs, finetune, freeze, linear_probe, load_task
 from bitlib.data import ArrayImages
 from bitlib.resnet import ResNetV2, Root
@@ -31,7 +32,7 @@ def rule(task, steps: int = 25, **kwargs) -> HyperRule:
 def test_the_rule_is_followed_to_the_letter():
     """Learning rates of the run, step by step; batch size; resolution; MixUp off for a small task."""
     task = toy_task()
-    run = finetune(tiny(), task, rule(task), progress=False)
+    run = finetune(tiny(), task, rule(task), loop=QUIET)
     assert [r["lr"] for r in run.history.rows] == [rule(task).lr(s) for s in range(25)]
     assert run.config["mixup_alpha"] == 0 and run.config["adapted"] and run.config["crop"] == 12
     assert run.test_accuracy == run.evaluate("test").accuracy > 0.6
@@ -50,14 +51,14 @@ def test_published_rule_for_official_models_adapted_one_for_the_course_models():
 def test_weights_and_pictures_lie_as_suits_the_machine(monkeypatch, precision, layout):
     seen, task = [], toy_task()
     monkeypatch.setattr(Root, "forward", lambda self, x, real=Root.forward: seen.append(x) or real(self, x))
-    run = finetune(tiny(), task, rule(task, 1), precision=precision, progress=False)
+    run = finetune(tiny(), task, rule(task, 1), loop=quiet(precision=precision))
     assert seen[0].is_contiguous(memory_format=layout)
     assert run.model.stage1[0].b.conv.weight.is_contiguous(memory_format=layout)
 
 
 def test_same_seed_same_result_and_other_seed_another():
     task = toy_task()
-    a, b, c = (finetune(tiny(), task, rule(task), seed=s, progress=False) for s in (0, 0, 1))
+    a, b, c = (finetune(tiny(), task, rule(task), seed=s, loop=QUIET) for s in (0, 0, 1))
     assert a.history.rows == b.history.rows and a.test_accuracy == b.test_accuracy
     assert all(torch.equal(p, q) for p, q in zip(a.model.parameters(), b.model.parameters()))
     assert a.history.rows != c.history.rows
@@ -66,14 +67,14 @@ def test_same_seed_same_result_and_other_seed_another():
 def test_micro_batches_with_mixup_are_exact():
     """Lambda and the partners are drawn for the whole batch, before it is split."""
     task = toy_task()
-    one, four = (finetune(tiny(), task, rule(task, 4, alpha=0.4), micro_batches=m, progress=False) for m in (1, 4))
+    one, four = (finetune(tiny(), task, rule(task, 4, alpha=0.4), loop=quiet(micro_batches=m)) for m in (1, 4))
     worst = max((p - q).abs().max().item() for p, q in zip(one.model.parameters(), four.model.parameters()))
     assert worst < 1e-6
 
 
 def test_files_of_a_run(tmp_path):
     task, out = toy_task(), tmp_path / "run"
-    run = finetune(tiny(), task, rule(task), out=out, progress=False)
+    run = finetune(tiny(), task, rule(task), loop=quiet(out=out))
     assert {p.name for p in out.iterdir()} == {"model.safetensors", "run.json", "history.csv", "checkpoint"}
     config = json.loads((out / "run.json").read_text())
     assert config["test_accuracy"] == run.test_accuracy and config["fingerprint"] == task.fingerprint
@@ -86,7 +87,7 @@ def test_files_of_a_run(tmp_path):
 
 
 def test_resume_after_a_kill_gives_the_same_bits(tmp_path, monkeypatch):
-    task, real, calls = toy_task(), bitlib.transfer.augment, []
+    task, real, calls = toy_task(), batches_module.cut, []
 
     def dying(*args, **kwargs):
         calls.append(1)
@@ -94,13 +95,13 @@ def test_resume_after_a_kill_gives_the_same_bits(tmp_path, monkeypatch):
             raise MemoryError
         return real(*args, **kwargs)
 
-    whole = finetune(tiny(), task, rule(task), progress=False)
-    monkeypatch.setattr(bitlib.transfer, "augment", dying)
+    whole = finetune(tiny(), task, rule(task), loop=QUIET)
+    monkeypatch.setattr(batches_module, "cut", dying)
     with pytest.raises(MemoryError):
-        finetune(tiny(), task, rule(task), out=tmp_path, checkpoint_every=4, progress=False)
+        finetune(tiny(), task, rule(task), loop=quiet(out=tmp_path, checkpoint_every=4))
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
-    monkeypatch.setattr(bitlib.transfer, "augment", real)
-    resumed = finetune(tiny(seed=5), task, rule(task), out=tmp_path, resume=True, progress=False)
+    monkeypatch.setattr(batches_module, "cut", real)
+    resumed = finetune(tiny(seed=5), task, rule(task), loop=quiet(out=tmp_path, resume=True))
     assert all(torch.equal(p, q) for p, q in zip(whole.model.parameters(), resumed.model.parameters()))
     assert whole.history.rows == resumed.history.rows
 
@@ -110,7 +111,7 @@ def test_resume_after_a_kill_gives_the_same_bits(tmp_path, monkeypatch):
 def test_frozen_parts_stay_bit_for_bit_through_a_whole_run(arch, until):
     task, model = toy_task(), freeze(tiny(arch), until)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    run = finetune(model, task, rule(task), progress=False)
+    run = finetune(model, task, rule(task), loop=QUIET)
     order = ["root", "stage1", "stage2", "stage3", "stage4", "norm", "head"]
     for key, value in run.model.state_dict().items():
         frozen = order.index(key.split(".")[0]) < order.index(until)
@@ -137,7 +138,7 @@ def test_linear_probe_is_logistic_regression_on_the_features(classes):
     features = [bitlib.cache_features(model, split, 12).numpy() for split in (task.train, task.test)]
     reference = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=2000)).fit(features[0], task.train.labels)
     before = {k: v.clone() for k, v in model.state_dict().items() if not k.startswith("head")}
-    run = linear_probe(model, task, rule(task))
+    run = linear_probe(model, task, rule(task), loop=QUIET)
     assert all(torch.equal(v, run.model.state_dict()[k]) for k, v in before.items())
     ours = run.evaluate("test").logits.softmax(1)
     torch.testing.assert_close(ours, torch.from_numpy(reference.predict_proba(features[1])).float(), atol=1e-3, rtol=0)
@@ -147,32 +148,37 @@ def test_linear_probe_on_mirror_images_is_the_same_on_a_task_with_twice_the_pict
     task = toy_task()
     both = torch.cat([task.train.images, task.train.images.flip(3)])
     doubled = replace(task, train=ArrayImages(both, task.train.labels.repeat(2)))
-    runs = [linear_probe(tiny(), task, rule(task), mirror=True), linear_probe(tiny(), doubled, rule(task))]
+    runs = [
+        linear_probe(tiny(), task, rule(task), mirror=True, loop=QUIET),
+        linear_probe(tiny(), doubled, rule(task), loop=QUIET),
+    ]
     torch.testing.assert_close(*(r.evaluate().logits for r in runs), atol=1e-3, rtol=0)
-    assert not torch.allclose(runs[0].evaluate().logits, linear_probe(tiny(), task, rule(task)).evaluate().logits, atol=1e-3)
+    assert not torch.allclose(
+        runs[0].evaluate().logits, linear_probe(tiny(), task, rule(task), loop=QUIET).evaluate().logits, atol=1e-3
+    )
     with pytest.raises(UserError, match="do not survive mirroring"):
-        linear_probe(tiny(), replace(task, random_flip=False), rule(task), mirror=True)
+        linear_probe(tiny(), replace(task, random_flip=False), rule(task), mirror=True, loop=QUIET)
 
 
 def test_five_subsamples():
     task = toy_task(60)
-    runs = few_shot_runs(lambda seed: tiny(seed=seed), task, 2, range(3), rule=rule(task, 2), progress=False)
+    runs = few_shot_runs(lambda seed: tiny(seed=seed), task, 2, range(3), rule=rule(task, 2), loop=QUIET)
     assert [r.config["seed"] for r in runs] == [0, 1, 2]
     assert len({r.config["fingerprint"] for r in runs}) == 3 and all(r.config["num_train"] == 6 for r in runs)
 
 
 def test_wrong_seed_of_history_is_refused_on_resume(tmp_path):
     task = toy_task()
-    finetune(tiny(), task, rule(task, 4), out=tmp_path, progress=False)
-    with pytest.raises(UserError, match="seed = 0, this one has 1"):
-        finetune(tiny(), task, rule(task, 4), seed=1, out=tmp_path, resume=True, progress=False)
+    finetune(tiny(), task, rule(task, 4), loop=quiet(out=tmp_path))
+    with pytest.raises(UserError, match="seed 0, this one has 1"):
+        finetune(tiny(), task, rule(task, 4), seed=1, loop=quiet(out=tmp_path, resume=True))
 
 
 def test_real_digits_gain_from_the_course_weights():
     """One seed of what notebook 01 shows over five."""
     task = load_task("digits", shots=5, seed=0)
-    tuned = finetune(create_model("glyphs-L", 10, pretrained=True), task, progress=False)
+    tuned = finetune(create_model("glyphs-L", 10, pretrained=True), task, loop=QUIET)
     scratch = finetune(
-        create_model("glyphs-L", 10, seed=0), task, default_rule(tuned.model, task).adapted(base_lr=0.1), progress=False
+        create_model("glyphs-L", 10, seed=0), task, default_rule(tuned.model, task).adapted(base_lr=0.1), loop=QUIET
     )
     assert tuned.test_accuracy > 0.88 and tuned.test_accuracy > scratch.test_accuracy + 0.05

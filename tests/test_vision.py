@@ -1,6 +1,7 @@
 """The torchvision sets, on small folders written in their official layouts."""
 
 import hashlib
+import multiprocessing
 import pickle
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from torchvision import datasets
 
 from bitlib import UserError, load_task
+from bitlib.data.vision import _fetch
 
 
 def jpeg(path: Path, value: int) -> None:
@@ -134,3 +136,46 @@ def test_a_damaged_archive_is_not_unpickled(tmp_path, monkeypatch):
     with pytest.raises(UserError):
         load_task("cifar10")
     assert not (tmp_path / "exploded").exists()
+
+
+class SlowSet:
+    """A data set as torchvision makes them: it counts as there as soon as its folder exists, whole or not."""
+
+    def __init__(self, root: Path, download: bool):
+        folder = root / "slow"
+        if not folder.is_dir():
+            if not download:
+                raise RuntimeError("Dataset not found. You can use download=True to download it")
+            with open(root / "downloads.txt", "a") as file:
+                file.write("one\n")
+            folder.mkdir(exist_ok=True)
+            for i in range(500):
+                (folder / str(i)).write_text("image")
+        self.images = sorted(folder.iterdir())
+
+
+def _fetch_at_once(root: Path, barrier, counts) -> None:
+    barrier.wait()
+    counts.put(len(_fetch(SlowSet, "slow", root).images))
+
+
+def test_two_processes_download_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("BITLIB_HOME", str(tmp_path))
+    spawn = multiprocessing.get_context("spawn")
+    barrier, counts = spawn.Barrier(2), spawn.Queue()
+    workers = [spawn.Process(target=_fetch_at_once, args=(tmp_path / "data", barrier, counts)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+    assert [counts.get(), counts.get()] == [500, 500]
+    assert (tmp_path / "data" / "downloads.txt").read_text() == "one\n"
+
+
+def test_a_cache_that_only_others_may_write_to(tmp_path, monkeypatch):
+    monkeypatch.setenv("BITLIB_HOME", str(tmp_path / "file" / "home"))
+    (tmp_path / "file").write_text("")  # whoever runs this, no lock can be put below it
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "0").write_text("image")
+    assert len(_fetch(SlowSet, "slow", tmp_path).images) == 1

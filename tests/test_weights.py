@@ -1,6 +1,9 @@
 """Weight files: what is written comes back to the bit, and whatever does not fit is named before anything changes."""
 
+import json
 import re
+import struct
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -12,7 +15,7 @@ from torch import nn
 import bitlib
 from bitlib import UserError, create_model, list_models, load_npz, model_info, save_npz, save_weights
 from bitlib.resnet import ARCHS, Arch, ResNetV2
-from bitlib.weights import WeightsError, load_weights, npz_key
+from bitlib.weights import WeightsError, info_of, load_weights, npz_key
 
 
 def randomised(arch: Arch = TINY, classes: int = 5, seed: int = 0) -> ResNetV2:
@@ -152,6 +155,42 @@ def test_a_flipped_bit_inside_the_archive_is_noticed(npz):
         load_npz(randomised(), npz)
 
 
+def squeezed(path, entry: str, shape: tuple, content: int) -> None:
+    """Replace one entry by an array of that shape, followed by so many compressed zeros."""
+    with zipfile.ZipFile(path) as old:
+        entries = {name: old.read(name) for name in old.namelist()}
+    header = str({"descr": "<f4", "fortran_order": False, "shape": shape}).ljust(117) + "\n"
+    entries[f"{entry}.npy"] = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + bytes(content)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as new:
+        for name, raw in entries.items():
+            new.writestr(name, raw)
+
+
+@pytest.mark.parametrize(
+    "entry, shape, content, message",
+    [
+        (KEY, (3, 3, 16, 16), 64 << 20, f"{KEY} declares 67108992 bytes, but its shape needs 9344"),
+        (
+            KEY,
+            (10**9, 10**9, 1, 1),
+            0,
+            rf"{KEY} has the shape \(1000000000, .* needs \(3, 3, 16, 16\)|{KEY} declares 128 bytes",
+        ),
+        ("resnet/head/conv2d/bias", (16 << 20,), 64 << 20, r"head/conv2d/kernel has the shape \(1, 1, 256, 5\)"),
+    ],
+)
+def test_an_entry_larger_than_the_network_is_not_decompressed(npz, entry, shape, content, message):
+    squeezed(npz, entry, shape, content)
+    model = ResNetV2(TINY, 5)
+    tracemalloc.start()
+    try:
+        with pytest.raises(WeightsError, match=message):
+            load_npz(model, npz)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20  # at its peak; NumPy and zlib are counted
+    finally:
+        tracemalloc.stop()
+
+
 def test_half_precision_files_are_read(npz):
     rewrite(npz, lambda a: a.update({k: v.astype(np.float16) for k, v in a.items()}))
     model = ResNetV2(TINY, 5)
@@ -209,6 +248,101 @@ def test_foreign_safetensors(tmp_path):
     save_file({"w": torch.zeros(2)}, tmp_path / "m.safetensors")
     with pytest.raises(WeightsError, match="not written by bitlib"):
         create_model(str(tmp_path / "m.safetensors"))
+
+
+def edit(path, change) -> None:
+    """Change the JSON header of a .safetensors file, and within it the meta data that bitlib wrote."""
+    raw = path.read_bytes()
+    length = struct.unpack("<Q", raw[:8])[0]
+    header = json.loads(raw[8 : 8 + length])
+    meta = json.loads(header["__metadata__"]["bitlib"])
+    change(meta, header)
+    header["__metadata__"]["bitlib"] = json.dumps(meta)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + length :])
+
+
+@pytest.mark.parametrize(
+    "place, value, message",
+    [
+        ("class_names", ["a"], "the number of class_names is 1; it must be 0 or num_classes, 5"),
+        ("class_names", "abcde", "class_names is 'abcde'; it must be a list of texts"),
+        ("class_names", [1, 2, 3, 4, 5], "class_names is .* a list of texts"),
+        ("class_names", list("abcd") + ["\ud800"], "class_names is .* a list of texts"),
+        ("crop", 0, "crop is 0; it must be a whole number from 1 to 4,096"),
+        ("crop", 32.0, "crop is 32.0; it must be a whole number"),
+        ("crop", True, "crop is True"),
+        ("crop", 10**9, "crop is 1000000000"),
+        ("name", 7, "name is 7; it must be a text"),
+        ("task", [], r"task is \[\]"),
+        ("num_classes", 0, "num_classes is 0; it must be a whole number from 1 to 1,000,000"),
+        ("num_classes", "5", "num_classes is '5'"),
+        ("num_classes", 6, "the number of class_names is 5; it must be 0 or num_classes, 6"),
+        ("arch units", [1, 1, 1], r"units is \(1, 1, 1\); it must be four whole numbers from 1 to 64"),
+        ("arch units", [1, 1, 1, 10**6], "units is .* four whole numbers from 1 to 64"),
+        ("arch root_width", -8, "root_width is -8; it must be a whole number from 1 to 4096"),
+        ("arch root_width", 4000, r"root.conv.weight has the shape \(8, 3, 3, 3\), this network needs \(4000, 3, 3, 3\)"),
+        ("arch groups", 0, "groups is 0"),
+        ("arch groups", 3, "groups is 3; it must be a divisor of root_width, 8"),
+        ("arch stem", "smal", "stem is 'smal'; it must be 'imagenet' or 'small'"),
+        ("arch norm", "ln", "norm is 'ln'; it must be 'gn' or 'bn'"),
+        ("arch standardize", 1, "standardize is 1; it must be True or False"),
+        ("arch", {}, r"arch is \{\}; it must be an object of units, root_width"),
+        ("recipe", {"shrink": 0}, "recipe's shrink is 0; it must be a whole number from 1 to 500"),
+        ("recipe", {"base_lr": float("nan")}, "recipe's base_lr is nan"),
+        ("recipe", {"resolution": [32, 36]}, r"recipe's resolution is \[32, 36\]; .* crop <= resize"),
+        ("recipe", {"num_examples": 1}, "recipe is .* an object of alpha, base_lr"),
+        ("recipe", [], r"recipe is \[\]"),
+    ],
+)
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_what_a_file_says_of_itself_is_checked(tmp_path, place, value, message, pretrained):
+    path = tmp_path / "m.safetensors"
+    save_weights(randomised(), path, {"class_names": list("abcde"), "crop": 12})
+
+    def change(meta, _):
+        *outer, field = place.split()
+        (meta[outer[0]] if outer else meta)[field] = value
+
+    edit(path, change)
+    with pytest.raises(WeightsError, match=rf"m\.safetensors: {message}") as caught:
+        create_model(str(path), pretrained=pretrained)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "key, number, message",
+    [
+        ("head.bias", 1e30, "head.bias holds values that are not finite numbers of a usual size"),
+        ("head.bias", float("nan"), "head.bias holds values that are not finite"),
+        ("norm.running_var", -1.0, "norm.running_var holds a variance below 0"),
+    ],
+)
+def test_numbers_that_give_no_prediction_are_refused(tmp_path, key, number, message):
+    model = randomised(TINY_BN)
+    model.state_dict()[key][0] = number
+    save_weights(model, tmp_path / "m.safetensors", {})
+    with pytest.raises(WeightsError, match=message):
+        create_model(str(tmp_path / "m.safetensors"), pretrained=True)
+
+
+def test_numbers_of_another_kind_are_refused(tmp_path):
+    save_weights(randomised(), tmp_path / "m.safetensors", {})
+    edit(tmp_path / "m.safetensors", lambda _, header: header["head.bias"].update(dtype="I32"))
+    with pytest.raises(WeightsError, match="head.bias is stored as I32; it must be one of F16, BF16, F32, F64"):
+        create_model(str(tmp_path / "m.safetensors"), pretrained=True)
+
+
+def test_what_could_not_be_opened_again_is_not_written(tmp_path):
+    with pytest.raises(WeightsError, match="cannot write .*number of class_names is 2; it must be 0 or num_classes, 5"):
+        save_weights(randomised(), tmp_path / "m.safetensors", {"class_names": ["a", "b"]})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_built_by_hand_is_known_as_custom():
+    info = info_of(ResNetV2(TINY, 4))
+    assert (info.name, info.arch, info.num_classes, info.recipe) == ("custom", TINY, 4, None)
+    assert info_of(create_model("glyphs-S")).name == "glyphs-S"
 
 
 def test_wrong_architecture_is_named(tmp_path):

@@ -1,15 +1,17 @@
 """Speed and memory, side by side: bitlib's R50x1 beside torchvision's batch-norm ResNet-50 and timm's BiT.
 
-Owns how things are timed. All contestants of a case live in one process and take turns, round after round, so that a slow
-moment of the machine hits all of them; what counts are the ratios of medians. Nothing here is used for training.
+Owns how things are timed. All contestants of a case live in one process, each in both memory formats, and take turns
+window by window, so that a slow moment of the machine hits all of them. What counts is the ratio of two contestants within a
+round: its median over the rounds, with an interval. Nothing here is used for training.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -23,57 +25,63 @@ from tqdm import tqdm
 
 from ..norm import fold_standardized, use_triton
 from ..resnet import ARCHS, ResNetV2
-from ..trainer import History, memory_format, save_checkpoint
+from ..trainer import save_checkpoint
 
 CLASSES = 1000
+FORMATS = {"channels last": torch.channels_last, "contiguous": torch.contiguous_format}
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+WINDOW, GPU_STEPS = 0.3, 20  # seconds of a window at least; on a GPU, steps: a single one would show its launch
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured. mode: "train" (a whole step of SGD) or "infer". side: pixels. compiled: through torch.compile."""
+    """What is measured. mode: "train" (a whole step of SGD) or "infer". side: pixels. compiled: through torch.compile.
+
+    batch_size: None for the one that suits each contestant best, see `best_batch`. precision: "fp32", "bf16" or "fp16".
+    """
 
     mode: str
     side: int
-    batch_size: int
+    batch_size: int | None
     precision: str = "fp32"
     compiled: bool = False
 
     def __str__(self) -> str:
         return (
-            f"{'training' if self.mode == 'train' else 'inference'}, {self.side} px, batch {self.batch_size}, "
+            f"{'training' if self.mode == 'train' else 'inference'}, {self.side} px, "
+            f"{f'batch {self.batch_size}' if self.batch_size else 'best batch'}, "
             f"{self.precision}{', compiled' if self.compiled else ''}"
         )
 
 
 @dataclass
 class Row:
-    """One contestant in one case. seconds: median and quartiles of a step, or None where it ran out of memory.
+    """One contestant in one case and one memory format.
 
-    ratio: its speed over that of the first contestant, from medians. memory: bytes; on a GPU the peak during the case, on
-    a CPU what a training step keeps for its backward pass. tflops: of the convolutions and matrix products that the
-    network asks for; share: of the speed of a large matrix product, which takes its turns with them.
+    speeds: images per second in each round, or None where it ran out of memory. memory: bytes; on a GPU the peak during a
+    step, on a CPU what a training step keeps for its backward pass. tflops: of the convolutions and matrix products that
+    the network asks for, in 1e12 operations per second at its median speed.
     """
 
     contestant: str
-    seconds: tuple[float, float, float] | None
-    images_per_second: float | None = None
-    ratio: float | None = None
+    layout: str
+    batch_size: int | None = None
+    speeds: list[float] | None = None
     memory: int | None = None
     tflops: float | None = None
-    share: float | None = None
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """make() -> a network; layout(case, device): the memory format that suits it.
+    """make() -> a network. layouts: the memory formats it is tried in, names from FORMATS.
 
     compiled: even where the case is not; eager: it takes no part where the case is compiled.
     """
 
     name: str
     make: Callable[[], nn.Module]
-    layout: Callable[[Case, torch.device], torch.memory_format] = lambda case, device: torch.channels_last
     modes: tuple[str, ...] = ("train", "infer")
+    layouts: tuple[str, ...] = tuple(FORMATS)
     compiled: bool = False
     eager: bool = False
 
@@ -83,7 +91,7 @@ def contestants(compiled: bool = False) -> list[Contestant]:
 
     Random weights: values do not change the speed.
 
-    compiled: have our folded network take part a second time, compiled, in inference beside the others that are not.
+    compiled: have our folded network and the batch-norm network take part a second time, compiled, in inference.
     """
 
     def ours() -> nn.Module:
@@ -94,70 +102,106 @@ def contestants(compiled: bool = False) -> list[Contestant]:
 
         return resnet50(num_classes=CLASSES)
 
-    def as_trained(case: Case, device: torch.device) -> torch.memory_format:
-        return memory_format(device, case.precision) if case.mode == "train" else torch.channels_last
-
-    found = [
-        Contestant("bitlib R50x1", ours, as_trained),
-        Contestant("bitlib R50x1, folded", lambda: fold_standardized(ours()), modes=("infer",)),
-        Contestant("torchvision ResNet-50 (BN)", batch_norm),
-    ]
+    plain = Contestant("bitlib R50x1", ours)
+    folded = Contestant("bitlib R50x1, folded", lambda: fold_standardized(ours()), ("infer",))
+    rival = Contestant("torchvision ResNet-50 (BN)", batch_norm)
+    found = [plain, folded]
     if torch.cuda.is_available() and find_spec("triton"):
-        found[2:2] = [
-            Contestant("bitlib R50x1, Triton", lambda: use_triton(ours()), modes=("train",), eager=True),
+        last = ("channels last",)  # what the kernels work on; they would copy anything else
+        found += [
+            Contestant("bitlib R50x1, Triton", lambda: use_triton(ours()), ("train",), last, eager=True),
             Contestant(
-                "bitlib R50x1, folded, Triton", lambda: use_triton(fold_standardized(ours())), modes=("infer",), eager=True
+                "bitlib R50x1, folded, Triton", lambda: use_triton(fold_standardized(ours())), ("infer",), last, eager=True
             ),
         ]
-    if compiled:
-        found.insert(2, replace(found[1], name="bitlib R50x1, folded and compiled", compiled=True))
-    try:
-        import timm
-    except ImportError:
-        return found
-    # Its weight standardisation returns contiguous weights from channels-last ones, so it is timed as it runs best.
-    return [
-        *found,
-        Contestant(
-            "timm BiT R50x1",
-            lambda: timm.create_model("resnetv2_50x1_bit", num_classes=CLASSES),
-            lambda case, device: torch.contiguous_format,
-        ),
-    ]
+    found.append(rival)
+    if compiled:  # in one format, because the compiler lays memory out as it likes
+        for who, name in ((folded, f"{folded.name} and compiled"), (rival, f"{rival.name}, compiled")):
+            found.append(replace(who, name=name, modes=("infer",), layouts=("channels last",), compiled=True))
+    if find_spec("timm"):
+
+        def timm_bit() -> nn.Module:
+            import timm
+
+            return timm.create_model("resnetv2_50x1_bit", num_classes=CLASSES)
+
+        found.append(Contestant("timm BiT R50x1", timm_bit))
+    return found
 
 
 def take_turns(
-    runs: dict[str, Callable[[], object]], rounds: int, device: torch.device, progress: str | bool = False
-) -> dict[str, list[float]]:
+    runs: dict[Hashable, Callable[[], object]],
+    rounds: int,
+    device: torch.device,
+    progress: str | bool = False,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[Hashable, list[float]]:
     """Seconds of every call: each function once a round, in turn. The device is waited for around each."""
 
     def wait() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    seconds: dict[Hashable, list[float]] = {name: [] for name in runs}
     for _ in tqdm(range(rounds), progress or "", unit="round", leave=False, disable=not progress):
         for name, run in runs.items():
             wait()
-            start = time.perf_counter()
+            start = clock()
             run()
             wait()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return seconds
 
 
-def spread(seconds: list[float]) -> tuple[float, float, float]:
-    """(median, lower quartile, upper quartile)."""
-    low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
-    return middle, low, high
+def steps_of_a_window(seconds: float, device: torch.device) -> int:
+    """How many steps of this length are timed at once: WINDOW seconds or more, and on a GPU GPU_STEPS or more."""
+    return max(GPU_STEPS if device.type == "cuda" else 1, math.ceil(WINDOW / seconds))
 
 
-def matrix_product(device: torch.device, precision: str) -> tuple[Callable[[], object], float]:
-    """A large matrix product on this device, what a network could hope for at best; and its operations, in units of 1e12."""
-    size, dtype = 8192 if device.type == "cuda" else 2048, torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    a @ b
-    return lambda: a @ b, 2 * size**3 / 1e12
+def interval(values: list[float]) -> tuple[float, float | None, float | None]:
+    """(median, low, high) of a sample: the true median lies from low to high with a probability of 95 % or more.
+
+    Low and high are order statistics of the sample, so nothing is assumed of its distribution. Fewer than six values
+    allow no such claim; low and high are then None.
+    """
+    values, n, outside, below = sorted(values), len(values), 0.0, -1
+    # The k-th smallest value is above the true median when fewer than k lie below it: a fair coin, thrown n times.
+    while (outside := outside + 2 * math.comb(n, below + 1) / 2**n) <= 0.05:
+        below += 1
+    return statistics.median(values), *((values[below], values[-1 - below]) if below >= 0 else (None, None))
+
+
+def paired(a: list[float], b: list[float]) -> tuple[float, float | None, float | None]:
+    """How many times as fast a is as b, round by round: `interval` of the ratios of two rows' speeds."""
+    return interval([x / y for x, y in zip(a, b, strict=True)])
+
+
+def best_rows(rows: list[dict]) -> dict[str, dict]:
+    """Of every contestant the row of its faster memory format; contestants that ran out of memory are left out."""
+    found: dict[str, dict] = {}
+    for row in rows:
+        name = row["contestant"]
+        if row["speeds"] and (name not in found or statistics.median(row["speeds"]) > statistics.median(found[name]["speeds"])):
+            found[name] = row
+    return found
+
+
+def best_batch(seconds: Callable[[int], float], first: int = 32, largest: int = 2048) -> int | None:
+    """The batch size that is worth it: doubled from `first` while that makes images 5 % faster or more, and fits.
+
+    seconds(batch size) -> seconds of a step; raises torch.OutOfMemoryError where it does not fit. None where not even the
+    first one fits.
+    """
+    best, speed, size = None, 0.0, first
+    while size <= largest:
+        try:
+            new = size / seconds(size)
+        except torch.OutOfMemoryError:
+            break
+        if new < 1.05 * speed:
+            break
+        best, speed, size = size, new, 2 * size
+    return best
 
 
 def kept_for_backward(model: nn.Module, forward: Callable[[], Tensor]) -> int:
@@ -177,35 +221,47 @@ def kept_for_backward(model: nn.Module, forward: Callable[[], Tensor]) -> int:
 
 
 class _Runner:
-    """One contestant, ready to run one case."""
+    """One contestant in one memory format, ready to run one case."""
 
-    def __init__(self, who: Contestant, case: Case, device: torch.device):
-        generator = torch.Generator().manual_seed(0)
-        layout = who.layout(case, device)
+    def __init__(self, who: Contestant, layout: str, case: Case, device: torch.device):
+        generator, order = torch.Generator().manual_seed(0), FORMATS[layout]
         self.case, self.device = case, device
-        self.x = torch.randn(case.batch_size, 3, case.side, case.side, generator=generator).to(device, memory_format=layout)
+        self.x = torch.randn(case.batch_size, 3, case.side, case.side, generator=generator).to(device, memory_format=order)
         self.y = torch.randint(CLASSES, (case.batch_size,), generator=generator).to(device)
-        self.model = who.make().to(device, memory_format=layout).train(case.mode == "train")
+        self.model = who.make().to(device, memory_format=order).train(case.mode == "train")
         self.net: nn.Module = self.model
         self.compiled = case.compiled or who.compiled
         if self.compiled:
             self.net = torch.compile(self.model)
         if case.mode == "train":
             self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4, momentum=0.9, fused=True)
+            self.scaler = torch.amp.GradScaler(device.type, enabled=case.precision == "fp16")
         self.memory: int | None = None
 
+    def autocast(self):
+        half = HALVES.get(self.case.precision)
+        return torch.autocast(self.device.type, half, enabled=half is not None)
+
     def loss(self, net: nn.Module) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.case.precision == "bf16"):
+        with self.autocast():
             return F.cross_entropy(net(self.x).float(), self.y)
 
     def __call__(self) -> None:
         if self.case.mode == "train":
             self.optimizer.zero_grad(set_to_none=True)
-            self.loss(self.net).backward()
-            self.optimizer.step()
+            self.scaler.scale(self.loss(self.net)).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
             return
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.case.precision == "bf16"):
+        with torch.no_grad(), self.autocast():
             self.net(self.x)
+
+    def window(self, steps: int) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(steps):
+                self()
+
+        return run
 
     def count(self) -> int:
         """Floating-point operations of one call, by the network's own shapes."""
@@ -217,8 +273,8 @@ class _Runner:
                     self.model(self.x)
         return counter.get_total_flops()
 
-    def warm_up(self) -> None:
-        """Compile, choose kernels, allocate; note the memory."""
+    def warm_up(self) -> float:
+        """Compile, choose kernels, allocate; note the memory. Returns the seconds of a step."""
         # In inference the compiler may take the weights for constants, and lay them out once and for all.
         with torch._inductor.config.patch(freezing=True) if self.compiled and self.case.mode == "infer" else nullcontext():
             for _ in range(2):
@@ -234,6 +290,27 @@ class _Runner:
             self.memory = torch.cuda.max_memory_allocated(self.device) - before + own
         elif self.case.mode == "train":
             self.memory = kept_for_backward(self.model, lambda: self.loss(self.model))
+        return min(take_turns({"": self}, 2, self.device)[""])
+
+
+def _ready(who: Contestant, layout: str, case: Case, device: torch.device) -> tuple[_Runner, float] | None:
+    """A contestant that has warmed up, and the seconds of its step; None where it runs out of memory."""
+
+    def seconds(size: int) -> float:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        runner = _Runner(who, layout, replace(case, batch_size=size), device)
+        runner.warm_up()
+        return take_turns({"": runner.window(5)}, 1, device)[""][0] / 5
+
+    size = case.batch_size or best_batch(seconds)
+    if size is None:
+        return None
+    try:
+        runner = _Runner(who, layout, replace(case, batch_size=size), device)
+        return runner, runner.warm_up()
+    except torch.OutOfMemoryError:
+        return None
 
 
 def run_case(
@@ -241,36 +318,21 @@ def run_case(
 ) -> list[Row]:
     """Time all contestants in this case, taking turns. Those that run out of memory have a row without figures."""
     who = [c for c in who or contestants() if case.mode in c.modes and not (case.compiled and c.eager)]
-    ready: dict[str, _Runner] = {}
+    rows = [Row(contestant.name, layout) for contestant in who for layout in contestant.layouts]
+    ready, windows, steps = {}, {}, {}
     for contestant in who:
-        try:
-            runner = _Runner(contestant, case, device)
-            runner.warm_up()
-            ready[contestant.name] = runner
-        except torch.OutOfMemoryError:
-            continue
-    product, operations = matrix_product(device, case.precision)
-    seconds = take_turns({**ready, "": product}, rounds, device, progress and str(case))
-    peak = operations / spread(seconds[""])[0]
-    rows = []
-    for contestant in who:
-        if contestant.name not in ready:
-            rows.append(Row(contestant.name, None))
-            continue
-        runner, times = ready[contestant.name], spread(seconds[contestant.name])
-        tflops = runner.count() / times[0] / 1e12
-        first = rows[0].seconds if rows else times
-        rows.append(
-            Row(
-                contestant.name,
-                times,
-                case.batch_size / times[0],
-                first[0] / times[0] if first else None,
-                runner.memory,
-                tflops,
-                tflops / peak,
-            )
-        )
+        for layout in contestant.layouts:
+            if found := _ready(contestant, layout, case, device):
+                key = contestant.name, layout
+                ready[key], steps[key] = found[0], steps_of_a_window(found[1], device)
+                windows[key] = found[0].window(steps[key])
+    seconds = take_turns(windows, rounds, device, progress and str(case))
+    for row in rows:
+        if runner := ready.get(key := (row.contestant, row.layout)):
+            row.batch_size, row.memory = runner.case.batch_size, runner.memory
+            # Five digits: no more than a clock can tell.
+            row.speeds = [float(f"{row.batch_size * steps[key] / s:.5g}") for s in seconds[key]]
+            row.tflops = runner.count() / row.batch_size * statistics.median(row.speeds) / 1e12
     return rows
 
 
@@ -287,6 +349,12 @@ def run_cases(
     return done
 
 
+def spread(seconds: list[float]) -> tuple[float, float, float]:
+    """(median, lower quartile, upper quartile)."""
+    low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
+    return middle, low, high
+
+
 def time_parts(device: torch.device, rounds: int = 5) -> dict[str, dict]:
     """The rest of a run, each part alone: decoding, augmenting, writing a checkpoint, and a linear head on cached features.
 
@@ -295,30 +363,35 @@ def time_parts(device: torch.device, rounds: int = 5) -> dict[str, dict]:
     from PIL import Image
 
     from ..data import load_task
-    from ..data.augment import augment, to_input
+    from ..data.augment import Augmentation
+    from ..data.batches import Batches
     from ..data.folder import FileImages
+    from ..loop import Loop
     from ..transfer import linear_probe
     from ..weights import create_model
 
     with tempfile.TemporaryDirectory() as folder:
         generator, files = torch.Generator().manual_seed(0), []
-        for i in range(64):  # smooth pictures compress like photographs, noise would not
+        for i in range(64):  # smooth images compress like photographs, noise would not
             pixels = F.interpolate(torch.rand(1, 3, 12, 16, generator=generator), (375, 500), mode="bicubic")[0]
             files.append(Path(folder) / f"{i}.jpg")
             Image.fromarray((pixels.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()).save(files[-1], quality=90)
-        images = FileImages(files, torch.zeros(64, dtype=torch.long), side=160)
-        decoded = images.batch(torch.arange(64), generator).to(device)
-        model = ResNetV2(ARCHS["R50x1"], CLASSES).to(device, memory_format=torch.channels_last)
-        momentum = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+        images = FileImages(files, torch.zeros(64, dtype=torch.long))
+        batches = Batches(images, Augmentation(160, 128), 64, 0, device)
+        model = ResNetV2(ARCHS["R50x1"], CLASSES)
+        momentum = {f"momentum.{name}": torch.zeros_like(p) for name, p in model.named_parameters()}
+        state = model.state_dict() | momentum
         task = load_task("digits")
         small = create_model("glyphs-S", task.num_classes, pretrained=True)
         parts = {
-            "64 JPEGs of 500x375 decoded and resized to 160": lambda: images.batch(torch.arange(64), generator),
-            "64 pictures cut to 128, mirrored, made floats": lambda: to_input(augment(decoded, 128, generator)),
+            "64 JPEGs of 500x375 decoded and resized to 160": lambda: images.prepare(160, device),
+            "64 images cut to 128, mirrored, made floats": lambda: list(batches(0).parts(1)),
             "a checkpoint of R50x1 written, with momentum": lambda: save_checkpoint(
-                Path(folder) / "state.safetensors", model, momentum, 1, History(), {}
+                Path(folder) / "state.safetensors", state, {}
             ),
-            f"a linear head for {len(task.train)} digits, features and fit": lambda: linear_probe(small, task, device=device),
+            f"a linear head for {len(task.train)} digits, features and fit": lambda: linear_probe(
+                small, task, loop=Loop(device=str(device))
+            ),
         }
         for run in parts.values():
             run()
@@ -326,18 +399,25 @@ def time_parts(device: torch.device, rounds: int = 5) -> dict[str, dict]:
 
 
 def table(cases: list[dict]) -> str:
-    """What `run_cases` returned, to be read in a terminal."""
+    """What `run_cases` returned, to be read in a terminal.
+
+    A contestant's ratio is that of its faster memory format to the first contestant's faster one, with its interval.
+    """
     lines = []
     for case in cases:
         lines.append(str(Case(**{k: v for k, v in case.items() if k != "rows"})))
+        best = best_rows(case["rows"])
+        first = next(iter(best), None)
         for row in case["rows"]:
-            if row["seconds"] is None:
-                lines.append(f"  {row['contestant']:<28}out of memory")
+            name = f"  {row['contestant']:<36}{row['layout']:<15}"
+            if not row["speeds"]:
+                lines.append(f"{name}out of memory")
                 continue
-            ratio = f"x{row['ratio']:.2f}" if row["ratio"] else ""
+            ratio = ""
+            if row is best[row["contestant"]] and row["contestant"] != first:
+                middle, low, high = paired(row["speeds"], best[first]["speeds"])
+                ratio = f"x{middle:.2f}" + (f" ({low:.2f} to {high:.2f})" if low else "")
             memory = f"{row['memory'] / 2**20:8.0f} MiB" if row["memory"] else ""
-            lines.append(
-                f"  {row['contestant']:<28}{row['images_per_second']:9.1f} images/s  {ratio}"
-                f"{row['tflops']:8.2f} TFLOP/s  {row['share']:4.0%} of peak {memory}"
-            )
+            speed = f"{statistics.median(row['speeds']):9.1f} images/s  {ratio:<21}{row['tflops']:8.2f} TFLOP/s {memory}"
+            lines.append(name + speed + ("" if case["batch_size"] else f"  batch {row['batch_size']}"))
     return "\n".join(lines)

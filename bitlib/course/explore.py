@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 from pathlib import Path
 
@@ -57,7 +56,7 @@ class Explorable(anywidget.AnyWidget):
         """A div with the state as JSON and a picture: what the website's runtime turns into the live figure."""
         # "<" is escaped, so that no text in the state can end the script element.
         state = json.dumps(self.state(), sort_keys=True, separators=(",", ":")).replace("<", "\\u003c")
-        source = _data_url(_png(self.picture()))
+        source = _data_url(plots.png(self.picture()))
         return (
             f'<div class="bl-explorable" data-explorable="{self.module}"><script type="application/json">{state}</script>'
             f'<img class="bl-fallback" loading="lazy" alt="{html.escape(self.alt)}" src="{source}"></div>'
@@ -100,7 +99,7 @@ class Softmax(Explorable):
     @classmethod
     def of(cls, logits: Tensor, labels, image: Tensor | None = None, **traits) -> Softmax:
         """From a teacher's logits [C]. image: the picture that they are about, uint8 [3, H, W]. The student knows nothing."""
-        shown = {} if image is None else {"image": _data_url(_picture_png(image)), "image_alt": "the picture in question"}
+        shown = {} if image is None else {"image": _data_url(plots.png(image, 96)), "image_alt": "the picture in question"}
         return cls(logits=_rounded(logits), student=[0.0] * len(logits), labels=list(labels), **shown, **traits)
 
     def picture(self) -> Figure:
@@ -320,20 +319,6 @@ class TransferMap(Explorable):
 def _rounded(values: Tensor, digits: int = 5) -> list[float]:
     """Short numbers for JSON; six significant digits are more than a page shows."""
     return [float(f"{v:.{digits}g}") for v in values.tolist()]
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=80, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _picture_png(image: Tensor) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).numpy()).resize((96, 96), Image.Resampling.NEAREST).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _data_url(png: bytes) -> str:

@@ -16,6 +16,7 @@ from statistics import fmean, stdev
 import torch
 
 from ..data.task import few_shot_indices
+from . import plots
 
 
 def setup() -> None:
@@ -112,7 +113,7 @@ def live_mixup(model, first: torch.Tensor, second: torch.Tensor, names, titles: 
 
     def ask(_=None) -> None:
         mixed = torch.lerp(second.float(), first.float(), weight.value)
-        picture.value = _png(mixed.round().to(torch.uint8))
+        picture.value = plots.png(mixed.round().to(torch.uint8), 144)
         with torch.no_grad():
             p = model.eval()(to_input(mixed[None]))[0].softmax(0)
         rows = "".join(f"<tr><td>{names[i]}</td><td>{p[i]:.2f}</td></tr>" for i in p.argsort(descending=True)[:3].tolist())
@@ -121,16 +122,6 @@ def live_mixup(model, first: torch.Tensor, second: torch.Tensor, names, titles: 
     weight.observe(ask, "value")
     ask()
     return widgets.VBox([weight, widgets.HBox([picture, answer])])
-
-
-def _png(image: torch.Tensor) -> bytes:
-    import io
-
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).numpy()).resize((144, 144), Image.Resampling.NEAREST).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def live_freezing(name: str, task, steps: int = 25) -> object:
@@ -222,10 +213,8 @@ def probe_accuracy(
 
 def save_folder(images: torch.Tensor, labels: torch.Tensor, names, folder: str | Path) -> Path:
     """Write uint8 [N, 3, H, W] as PNG files into one sub-folder a class, as a user's own pictures would lie."""
-    from PIL import Image
-
     for i, (image, label) in enumerate(zip(images, labels.tolist())):
         path = Path(folder) / names[label] / f"{i:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+        path.write_bytes(plots.png(image))
     return Path(folder)

@@ -1,4 +1,4 @@
-"""Static figures. Every function takes numbers or pictures, returns a matplotlib Figure, and trains nothing.
+"""Static figures. Every function takes numbers or pictures, returns a matplotlib Figure, and trains nothing; `png` writes one.
 
 The figures have a light background of their own and colours that colour-blind readers can tell apart (Okabe and Ito);
 lines differ in marker as well.
@@ -6,16 +6,29 @@ lines differ in marker as well.
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+def png(shown: Figure | Tensor, side: int | None = None) -> bytes:
+    """A figure, or an image uint8 [3, H, W] on the CPU, as a PNG file. side: of the square that the image is stretched to."""
+    buffer = io.BytesIO()
+    if isinstance(shown, Figure):
+        shown.savefig(buffer, format="png", dpi=80, metadata={"Software": None})
+    else:
+        image = Image.fromarray(shown.permute(1, 2, 0).numpy())
+        (image.resize((side, side), Image.Resampling.NEAREST) if side else image).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _axes(width: float = 6.4, height: float = 3.8):

@@ -6,9 +6,9 @@ import difflib
 from pathlib import Path
 
 from ..files import UserError
-from .augment import augment, resize, to_input
+from .augment import Augmentation, resize, to_input
 from .digits import load_digits
-from .folder import load_folder, read_image
+from .folder import class_folders, load_folder, read_image
 from .glyphs import HELD_OUT_SCRIPTS, SCALES, load_glyphs
 from .task import ArrayImages, Images, Task
 from .tiles import load_tiles
@@ -40,13 +40,26 @@ def load_task(name: str, shots: int | None = None, seed: int = 0, skip_bad: bool
         task = load_tiny_imagenet(name)
     elif name in VISION_TASKS:
         task = load_vision(name)
-    elif name.startswith("folder:") or "/" in name or "\\" in name or Path(name).exists():
-        task = load_folder(name.removeprefix("folder:"), skip_bad)
+    elif (folder := Path(name.removeprefix("folder:"))).is_dir():
+        task = load_folder(folder, skip_bad)
     else:
-        close = difflib.get_close_matches(name, list_tasks(), 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise UserError(f"there is no folder and no task {name!r}; {hint}Tasks: {', '.join(list_tasks())}")
+        raise UserError(_unknown(name))
     return task if shots is None else task.few_shot(shots, seed)
 
 
-__all__ = ["ArrayImages", "Images", "Task", "augment", "list_tasks", "load_task", "read_image", "resize", "to_input"]
+def _unknown(name: str) -> str:
+    """What to say of a name that is neither a task nor a folder; near misses of both are named."""
+    folder = Path(name.removeprefix("folder:"))
+    if folder.exists() or name.startswith("folder:") or "/" in name or "\\" in name:
+        wrong = f"{folder} is not a folder"
+    else:
+        wrong = f"there is no folder and no task {name!r}"
+    beside = [p.name for p in class_folders(folder.parent)] if folder.parent.is_dir() else []
+    close = difflib.get_close_matches(folder.name, list_tasks(), 1) or [
+        str(folder.parent / found) for found in difflib.get_close_matches(folder.name, beside, 1)
+    ]
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{wrong}; {hint}DATA is a folder with one sub-folder per class, or a task: {', '.join(list_tasks())}"
+
+
+__all__ = ["ArrayImages", "Augmentation", "Images", "Task", "list_tasks", "load_task", "read_image", "resize", "to_input"]

@@ -1,10 +1,31 @@
-"""Random crop and flip, drawn for each picture of a batch, on whatever device holds the batch."""
+"""Random crop, flip and resizing of whole batches, on whatever device holds them."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What training does to an image: resized to `resize` x `resize` pixels, cut to `crop` x `crop`, mirrored, mixed.
+
+    With `random_crop` off the square is the centre; with `random_flip` off nothing is mirrored. Some labels do not survive a
+    flip (digits, text) or a crop (counting), hence the switches: paper, appendix F. mixup_alpha: Beta parameter, 0 for none.
+    """
+
+    resize: int
+    crop: int
+    random_crop: bool = True
+    random_flip: bool = True
+    mixup_alpha: float = 0.0
+
+    def __post_init__(self):
+        if self.crop > self.resize:
+            raise ValueError(f"cannot cut a crop of {self.crop} px out of images of {self.resize}x{self.resize} px")
 
 
 def resize(images: Tensor, side: int) -> Tensor:
@@ -15,30 +36,28 @@ def resize(images: Tensor, side: int) -> Tensor:
     return out.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def augment(
-    images: Tensor, crop: int, generator: torch.Generator, random_crop: bool = True, random_flip: bool = True
-) -> Tensor:
-    """Cut a square of side `crop` out of every picture and mirror every second one on average.
+def draw_crops(count: int, how: Augmentation, generator: torch.Generator) -> Tensor:
+    """Where each of `count` images is cut and whether it is mirrored: int64 [3, count], rows top, left, mirrored.
 
-    images: uint8 [N, 3, S, S] with S >= crop. generator: a CPU generator; each picture has draws of its own.
-    With `random_crop` off the square is the centre; with `random_flip` off nothing is mirrored. Some labels
-    do not survive a flip (digits, text) or a crop (counting), hence the switches: paper, appendix F.
+    generator: a CPU generator. Everything is always drawn, so that switching one thing off does not change another.
     """
-    n, _, h, w = images.shape
-    if crop > min(h, w):
-        raise ValueError(f"cannot cut a crop of {crop} px out of pictures of {h}x{w} px")
-    # Both are always drawn, so that switching one off does not change the draws of the other.
-    offsets = (torch.rand(2, n, generator=generator) * torch.tensor([[h - crop + 1], [w - crop + 1]])).long()
-    flips = torch.rand(n, generator=generator) < 0.5
-    if not random_crop:
-        offsets = torch.tensor([[(h - crop) // 2], [(w - crop) // 2]]).expand(2, n)
-    span = torch.arange(crop)
-    rows, cols = offsets[0, :, None] + span, offsets[1, :, None] + span
-    if random_flip:
-        cols = torch.where(flips[:, None], cols.flip(1), cols)
-    rows, cols = rows.to(images.device), cols.to(images.device)
-    which = torch.arange(n, device=images.device)
-    # Advanced indices around a slice put the batch first and the channels last: [N, crop, crop, 3].
+    offsets = (torch.rand(2, count, generator=generator) * (how.resize - how.crop + 1)).long()
+    flips = (torch.rand(1, count, generator=generator) < 0.5).long()
+    if not how.random_crop:
+        offsets.fill_((how.resize - how.crop) // 2)
+    return torch.cat([offsets, flips * how.random_flip])
+
+
+def cut(images: Tensor, crops: Tensor, side: int) -> Tensor:
+    """Cut a square of this side out of every image, mirrored where its draw says so.
+
+    images: uint8 [N, 3, S, S]; crops: int64 [3, N] of `draw_crops`, on the same device -> uint8 [N, 3, side, side].
+    """
+    span = torch.arange(side, device=images.device)
+    top, left, mirrored = crops[:, :, None]
+    rows, cols = top + span, left + torch.where(mirrored > 0, span.flip(0), span)
+    which = torch.arange(len(images), device=images.device)
+    # Advanced indices around a slice put the batch first and the channels last: [N, side, side, 3].
     return images[which[:, None, None], :, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
 
 

@@ -1,8 +1,15 @@
-"""A folder of class folders, read with Pillow: DATA/class/picture.jpg, or DATA/{train,val,test}/class/picture.jpg."""
+"""Images in files, read with Pillow, and folders of them: DATA/class/image.jpg, or DATA/{train,val,test}/class/image.jpg."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import os
+import sys
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
 from statistics import median
 
@@ -11,76 +18,225 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..distributed import is_main
 from ..files import UserError
-from .task import ArrayImages, Task, fingerprint, split_indices
+from .split import digest, own_contents, place
+from .task import ArrayImages, Task, fingerprint
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-MEMORY_BUDGET = 4 << 30  # bytes of decoded pictures that are kept; above it they are decoded when they are needed
-MIN_PER_CLASS = 3  # one each for train, val and test
+PLUGIN_SUFFIXES = {".heic", ".heif", ".avif"}  # read only where Pillow has a plugin for them
+VAL_NAMES = ("val", "valid", "validation", "dev")
+SHARES = (0.15, 0.15)  # of every class, for test and val
+MEMORY_BUDGET = 4 << 30  # bytes of decoded images that are kept; above it they are decoded when they are needed
+CHECK_SIDE = 8
+DRAFT = 2  # a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size where that is this many times `side`; results/decoding.json
+
+# Pillow's warnings (odd metadata, large images) name no file; what cannot be read is named in an error instead.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def read_image(path: Path, side: int | None = None) -> Tensor:
-    """One picture as uint8 [3, H, W] or, resized, [3, side, side]; RGB, upright, transparent parts on white.
+    """One image as uint8 [3, H, W] or, resized, [3, side, side]; RGB, upright, transparent parts on white.
 
-    Raises UserError that names the file where it is not a readable picture.
+    Deeper greys become 0 to 255: 16-bit ones are divided by 257; whole numbers and floats of 32 bits stay as they are
+    where all lie in 0..255, floats in 0..1 are multiplied by 255, values in 0..65535 are divided by 257, and all others
+    are stretched from their minimum to their maximum. A JPEG much larger than `side` is decoded at a fraction of its size.
+    Raises UserError that names the file where it is not a readable image, or takes too much memory to decode.
     """
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as picture:
-            picture = ImageOps.exif_transpose(picture)
-            if picture.mode in ("P", "LA", "RGBA", "PA"):
-                picture = picture.convert("RGBA")
-                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-            picture = picture.convert("RGB")
+        with Image.open(path) as image:
             if side is not None:
-                picture = picture.resize((side, side), Image.Resampling.BILINEAR)  # antialiased in Pillow
-            return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+                image.draft("RGB", (DRAFT * side, DRAFT * side))
+            if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                limit = f"{Image.MAX_IMAGE_PIXELS / 1e6:.0f} million"
+                raise ValueError(f"{image.width} x {image.height} pixels, more than the {limit} that are safe to decode")
+            image = ImageOps.exif_transpose(image)
+            if image.mode in ("P", "LA", "RGBA", "PA"):
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            elif image.mode in ("I", "F") or image.mode.startswith("I;16"):
+                image = Image.fromarray(_to_8_bits(np.asarray(image), image.mode))
+            image = image.convert("RGB")
+            if side is not None:
+                image = image.resize((side, side), Image.Resampling.BILINEAR)  # antialiased in Pillow
+            return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
     # Pillow's decoders raise SyntaxError for some broken PNGs, and ValueError, struct.error and others elsewhere.
     except Exception as error:
-        reason = str(error).replace(str(path), "").strip(" '") or type(error).__name__
-        raise UserError(f"{path} is not a readable image ({reason}); remove it or pass --skip-bad") from None
+        reason = getattr(error, "strerror", None) or str(error).replace(str(path), "").strip(" '")
+        raise UserError(f"{path} is not a readable image ({' '.join(reason.split()) or type(error).__name__})") from None
+
+
+def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise ValueError("it has NaN or infinite values")
+    low, high = float(values.min()), float(values.max())
+    offset, span = 0.0, 65535.0
+    if not mode.startswith("I;16"):
+        if low < 0 or high > 65535:
+            offset, span = low, high - low or 1.0
+        elif high <= 255:
+            span = 1.0 if mode == "F" and high <= 1 else 255.0
+    levels = np.empty(values.shape, np.uint8)
+    for row in range(0, len(values), 256):  # a strip at a time, because doubles take much memory
+        strip = slice(row, row + 256)
+        levels[strip] = np.rint((values[strip].astype(np.float64) - offset) * 255 / span)
+    return levels
+
+
+def decode(paths: Sequence[Path], side: int, what: str = "", pool: Executor | None = None) -> Tensor:
+    """All these files as uint8 [N, 3, side, side], decoded by several threads. what: the title of a progress bar.
+
+    Raises UserError that names the first unreadable one and counts the others.
+    """
+    images = torch.empty((len(paths), 3, side, side), dtype=torch.uint8)
+
+    def one(i: int) -> None:
+        images[i] = read_image(paths[i], side)
+
+    _raise_first(_attempt(one, range(len(paths)), what, pool))
+    return images
+
+
+def _attempt(function: Callable, items: Sequence, what: str, pool: Executor | None = None) -> list[UserError | None]:
+    """Call it for all items, in several threads; for each, the UserError that it raised."""
+
+    def one(item) -> UserError | None:
+        try:
+            function(item)
+        except UserError as error:
+            return error
+
+    if pool is None:
+        with ThreadPoolExecutor() as pool:
+            return _attempt(function, items, what, pool)
+    errors = []
+    with tqdm(total=len(items), desc=what, leave=False, delay=1, mininterval=1, disable=not what or not is_main()) as bar:
+        for start in range(0, len(items), 4096):  # a future for each of a million files would fill the memory
+            for error in pool.map(one, items[start : start + 4096]):
+                errors.append(error)
+                bar.update()
+    return errors
+
+
+def _raise_first(errors: list[UserError | None], advice: str = "") -> None:
+    if bad := [e for e in errors if e]:
+        raise UserError(f"{bad[0]}{f' and {len(bad) - 1} more' * (len(bad) > 1)}{advice}")
+
+
+def _check(path: Path) -> None:
+    read_image(path, CHECK_SIDE)
+
+
+def _warn(text: str) -> None:
+    if is_main():
+        tqdm.write(text, file=sys.stderr)
 
 
 class FileImages:
-    """Pictures in files. `prepare` decodes each once, all in memory where they fit in MEMORY_BUDGET."""
+    """Images in files. `prepare` decodes each once into memory where they fit in MEMORY_BUDGET; else `batch` does.
 
-    prefetch = 4
+    paths, labels (int64 [N]): one per image. side: of the images of `batch`. advice: what an error about an unreadable
+    file ends with.
+    """
 
-    def __init__(self, paths: list[Path], labels: Tensor, side: int | None = None):
-        self.paths, self.labels, self.side = paths, labels, side
+    resident = False
+
+    def __init__(self, paths: list[Path], labels: Tensor, side: int | None = None, advice: str = ""):
+        self.paths, self.labels, self.side, self.advice = paths, labels, side, advice
+        self.checked = False  # whether all are known to be readable
+        self._digests: list[str] | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    def __getstate__(self) -> dict:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_pool", "_lock")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, _pool=None, _lock=threading.Lock())
+
+    @property
+    def digests(self) -> list[str]:
+        """A short hash of every file, read when first asked for. Raises UserError where a file cannot be read."""
+        if self._digests is None:
+            found = [""] * len(self)
+
+            def one(i: int) -> None:
+                try:
+                    found[i] = digest(self.paths[i])
+                except OSError as error:
+                    raise UserError(f"cannot read {self.paths[i]} ({error.strerror})") from None
+
+            _raise_first(_attempt(one, range(len(self)), "hashing images"), self.advice)
+            self._digests = found
+        return self._digests
+
     def subset(self, indices: Tensor) -> FileImages:
-        return FileImages([self.paths[i] for i in indices.tolist()], self.labels[indices], self.side)
+        part, chosen = copy(self), indices.tolist()
+        part.paths, part.labels = [self.paths[i] for i in chosen], self.labels[indices]
+        part._digests = self._digests and [self._digests[i] for i in chosen]
+        return part
+
+    def check(self) -> FileImages:
+        """Decode each in little time, unless that was done. Raises UserError that names the first unreadable file."""
+        if not self.checked:
+            _raise_first(_attempt(_check, self.paths, "checking images"), self.advice)
+            self.checked = True
+        return self
+
+    def readable(self) -> FileImages:
+        """Those that can be read; names the others on stderr."""
+        errors = _attempt(_check, self.paths, "checking images")
+        for error in filter(None, errors):
+            _warn(f"left out: {error}")
+        good = self.subset(torch.tensor([i for i, error in enumerate(errors) if not error], dtype=torch.long))
+        good.checked = True
+        return good
 
     def prepare(self, side: int, device: torch.device | str) -> ArrayImages | FileImages:
-        fits = 3 * side * side * len(self) <= MEMORY_BUDGET
-        images = torch.empty((len(self), 3, side, side) if fits else (0,), dtype=torch.uint8)
-        with ThreadPoolExecutor() as pool:
-            decoded = pool.map(lambda path: read_image(path, side), self.paths)
-            for i, picture in enumerate(tqdm(decoded, "reading pictures", len(self), leave=False, delay=1)):
-                if fits:
-                    images[i] = picture
-        return ArrayImages(images.to(device), self.labels) if fits else FileImages(self.paths, self.labels, side)
+        if 3 * side * side * len(self) <= MEMORY_BUDGET:
+            return ArrayImages(self._decode(self.paths, side, "reading images").to(device), self.labels)
+        prepared = copy(self.check())
+        prepared.side = side
+        return prepared
 
-    def batch(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+    def draw(self, count: int, generator: torch.Generator) -> None:
+        """Nothing about these images is random."""
+
+    def batch(self, indices: Tensor, draws: None = None) -> Tensor:
+        """uint8 [B, 3, side, side] on the CPU; may be called from any thread."""
         if self.side is None:
-            raise ValueError("pictures from files have no common size; call prepare(side, device) first")
-        with ThreadPoolExecutor() as pool:
-            return torch.stack(list(pool.map(lambda i: read_image(self.paths[i], self.side), indices.tolist())))
+            raise ValueError("images from files have no common size; call prepare(side, device) first")
+        with self._lock:
+            self._pool = self._pool or ThreadPoolExecutor(thread_name_prefix="decode")
+        return self._decode([self.paths[i] for i in indices.tolist()], self.side, "", self._pool)
+
+    def _decode(self, *args) -> Tensor:
+        try:
+            return decode(*args)
+        except UserError as error:
+            raise UserError(f"{error}{self.advice}") from None
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Picture files anywhere under `folder`, sorted; hidden files and folders are passed over."""
+    """Image files anywhere under `folder`, sorted; hidden files and folders are passed over."""
+    readable = _readable_suffixes()
+    return [p for p in _files(folder) if p.suffix.lower() in readable]
+
+
+def _readable_suffixes() -> set[str]:
+    from PIL import Image
+
+    return SUFFIXES | (PLUGIN_SUFFIXES & set(Image.registered_extensions()))
+
+
+def _files(folder: Path) -> list[Path]:
     return sorted(
-        p
-        for p in folder.rglob("*")
-        if p.suffix.lower() in SUFFIXES
-        and p.is_file()
-        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+        p for p in folder.rglob("*") if p.is_file() and not any(x.startswith(".") for x in p.relative_to(folder).parts)
     )
 
 
@@ -89,104 +245,192 @@ def class_folders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _read_split(folder: Path, names: list[str]) -> tuple[list[Path], Tensor]:
-    paths, labels = [], []
-    for label, name in enumerate(names):
-        found = list_images(folder / name)
-        if not found:
-            raise UserError(
-                f"{folder / name} holds no pictures ({', '.join(sorted(SUFFIXES))}); add some, or remove the folder"
-            )
-        paths += found
-        labels += [label] * len(found)
-    return paths, torch.tensor(labels)
+def _lying_in(folder: Path) -> list[Path]:
+    """Images in the folder itself."""
+    readable = _readable_suffixes()
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in readable and p.is_file() and not p.name.startswith("."))
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """{"train": ..., "test": ... and perhaps "val": ...}, or empty where the folder is not split."""
+    train, test = root / "train", root / "test"
+    val = [root / name for name in VAL_NAMES if (root / name).is_dir()]
+    if train.is_dir() and test.is_dir():
+        if len(val) > 1:
+            raise UserError(f"{val[0]} and {val[1]} are both validation folders; keep one of them")
+        return {"train": train, "test": test} | ({"val": val[0]} if val else {})
+    there = class_folders(root)
+    if there and {p.name for p in there} <= {"train", "test", *VAL_NAMES} and class_folders(there[0]):
+        if not train.is_dir():
+            advice = f"put the training images into {train}"
+        elif val:
+            advice = f"rename {val[0].name} to test, and a sixth of train becomes validation"
+        else:
+            advice = f"give {train} itself, and it is split into three"
+        names = " and ".join(p.name for p in there)
+        raise UserError(f"{root} holds {names}, but no {'test' if train.is_dir() else 'train'}; {advice}")
+    return {}
+
+
+def _meant(root: Path) -> str:
+    """ "; did you mean PATH?" where that lies one or two levels away, and looks like a folder of class folders."""
+    here, shown = root.absolute(), (lambda p: p if root.is_absolute() else Path(os.path.relpath(p)))
+
+    def is_split(folder: Path) -> bool:
+        return all((folder / s).is_dir() and class_folders(folder / s) for s in ("train", "test"))
+
+    def holds_classes(folder: Path) -> bool:
+        return is_split(folder) or sum(bool(_lying_in(p)) for p in class_folders(folder)) > 1
+
+    try:
+        if _lying_in(root):
+            for candidate, fits in ((here.parent.parent, is_split), (here.parent, holds_classes)):
+                if fits(candidate):
+                    return f"; did you mean {shown(candidate)}?"
+        children = class_folders(here)
+        for candidate in (*children, *(p for child in children for p in class_folders(child))):
+            if holds_classes(candidate):
+                return f"; did you mean {shown(candidate)}?"
+    except OSError:
+        pass  # a folder that may not be read
+    return ""
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+class _Reader:
+    """Reads the class folders of one task. base: the folder with all classes. strays: what was not read, by suffix."""
+
+    def __init__(self, base: Path, names: list[str], skip_bad: bool):
+        self.base, self.names, self.skip_bad, self.strays = base, names, skip_bad, Counter()
+
+    def __call__(self, folder: Path) -> FileImages:
+        paths, labels, readable = [], [], _readable_suffixes()
+        if beside := _lying_in(folder):
+            _warn(f"left out {_count(len(beside), 'image')} beside the class folders in {folder}, such as {beside[0].name}")
+        for label, name in enumerate(self.names):
+            files = _files(folder / name)
+            found = [p for p in files if p.suffix.lower() in readable]
+            strays = Counter(s for p in files if (s := p.suffix.lower()) in PLUGIN_SUFFIXES - readable)
+            self.strays += strays
+            if not found:
+                raise UserError(
+                    f"{folder / name} holds no images ({', '.join(sorted(SUFFIXES))}); "
+                    + (f"convert its {_listed(strays)} to JPEG" if strays else "add some, or remove the folder")
+                    + _meant(self.base)
+                )
+            paths += found
+            labels += [label] * len(found)
+        images = FileImages(
+            paths, torch.tensor(labels), advice="; remove it" if self.skip_bad else "; remove it or pass --skip-bad"
+        )
+        if self.skip_bad:
+            images = images.readable()
+            for label, name in enumerate(self.names):
+                if not (images.labels == label).any():
+                    raise UserError(f"{folder / name} holds no readable images; add some, or remove the folder")
+        return images
+
+    def need(self, images: FileImages, minimum: int, why: str) -> None:
+        """Each class needs so many different images, which stand in no other class."""
+        for label, own in own_contents(images.digests, images.labels).items():
+            if len(own) < minimum:
+                files = int((images.labels == label).sum())
+                odd = f", {len(own)} of them different and in no other class" if files > len(own) else ""
+                raise UserError(f"{self.base / self.names[label]} holds {_count(files, 'image')}{odd}; {why}")
+
+
+def _listed(strays: Counter) -> str:
+    return " and ".join(f"{count} {suffix}" for suffix, count in sorted(strays.items())) + " files"
 
 
 def load_folder(path: str | Path, skip_bad: bool = False) -> Task:
     """The task that a folder holds; its class folders are the classes, in alphabetical order.
 
-    Either DATA/train, DATA/val and DATA/test with the same classes in each (val may be missing: a sixth of train is
-    then set aside), or class folders right in DATA, of which 15 % each go to validation and test, stratified and
-    always the same way. skip_bad: leave unreadable pictures out instead of stopping; costs a decoding of all of them.
-    Raises UserError for a missing folder, fewer than two classes, or a class with no or too few pictures.
+    Either DATA/train, DATA/val and DATA/test with the same classes in each (val may be called valid, validation or dev; or
+    be missing: a sixth of train is then set aside), or class folders right in DATA, of which 15 % each go to validation and
+    test. Content decides where an image goes (`split.place`), so images that are added or removed move no others, as long
+    as each class has enough. skip_bad: leave unreadable images out instead of stopping; costs a decoding of all of them.
+    Raises UserError for a missing folder, fewer than two classes, or a class with no or too few images.
     """
     root = Path(path)
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder; DATA is a folder with one sub-folder a class, or the name of a task")
-    ready_split = (root / "train").is_dir() and (root / "test").is_dir()
-    base = root / "train" if ready_split else root
+        raise UserError(f"{root} is not a folder")
+    splits = _split_folders(root)
+    base = splits.get("train", root)
     names = [p.name for p in class_folders(base)]
     if len(names) < 2:
         raise UserError(
-            f"{base} holds {len(names)} class folder{'s' * (len(names) != 1)}; "
-            "classification takes two or more, each with its pictures inside"
+            f"{base} holds {_count(len(names), 'class folder')}; "
+            f"classification takes two or more, each with its images inside{_meant(root)}"
         )
+    for folder in splits.values():
+        if (there := [p.name for p in class_folders(folder)]) != names:
+            odd = sorted(set(there) ^ set(names))[0]
+            raise UserError(f"{folder} and {base} do not hold the same classes ({odd!r} is in only one)")
 
-    def read(folder: Path) -> FileImages:
-        paths, labels = _read_split(folder, names)
-        if skip_bad:
-            good = [i for i, p in enumerate(tqdm(paths, "checking pictures", leave=False, delay=1)) if _readable(p)]
-            paths, labels = [paths[i] for i in good], labels[good]
-            for label, name in enumerate(names):
-                if not (labels == label).any():
-                    raise UserError(f"{folder / name} holds no readable pictures; add some, or remove the folder")
-        return FileImages(paths, labels)
-
-    def need(images: FileImages, minimum: int, why: str) -> None:
-        for label, count in enumerate(torch.bincount(images.labels, minlength=len(names)).tolist()):
-            if count < minimum:
-                raise UserError(f"{base / names[label]} holds {count} picture{'s' * (count != 1)}; {why}")
-
-    if ready_split:
-        for split in ("val", "test"):
-            there = [p.name for p in class_folders(root / split)] if (root / split).is_dir() else names
-            if there != names:
-                odd = sorted(set(there) ^ set(names))[0]
-                raise UserError(f"{root / split} and {base} do not hold the same classes ({odd!r} is in only one)")
-        train, test = read(base), read(root / "test")
-        if (root / "val").is_dir():
-            val = read(root / "val")
+    read = _Reader(base, names, skip_bad)
+    if splits:
+        train, test = read(splits["train"]), read(splits["test"])
+        if "val" in splits:
+            val = read(splits["val"])
         else:
-            need(train, 2, "without a val folder each class needs 2 or more in train")
-            kept, held, rest = split_indices(train.labels, (1 / 6, 0.0))
-            # split_indices keeps at least one for a third part; here that one stays in train.
-            train, val = train.subset(torch.cat([kept, rest]).sort().values), train.subset(held)
+            read.need(train, 2, "without a val folder each class needs 2 or more in train")
+            val, train = (train.subset(i) for i in place(train.digests, train.labels, (1 / 6,)))
+        _warn_of_leaks(train, val, test)
     else:
         everything = read(root)
-        need(everything, MIN_PER_CLASS, f"each class needs {MIN_PER_CLASS} or more (train, validation, test)")
-        train, val, test = (everything.subset(i) for i in split_indices(everything.labels, (0.15, 0.15)))
-    marks = [(str(p.relative_to(root)), p.stat().st_size) for s in (train, val, test) for p in s.paths]
+        read.need(everything, len(SHARES) + 1, f"each class needs {len(SHARES) + 1} or more (train, validation, test)")
+        test, val, train = (everything.subset(i) for i in place(everything.digests, everything.labels, SHARES))
+    if read.strays:
+        _warn(f"left out {_listed(read.strays)} in {root}; convert them to JPEG first")
+    _warn_of_two_labels(train, val, test)
+    marks = [(s.labels.tolist(), s.digests) for s in (train, val, test)]
     return Task(
-        f"folder:{root.name}",
+        f"folder:{root.resolve().name}",
         train,
         val,
         test,
         tuple(names),
-        _usual_size(train.paths),
-        fingerprint=fingerprint(names, [len(s) for s in (train, val, test)], marks),
+        _usual_size(train),
+        fingerprint=fingerprint(names, marks),
     )
 
 
-def _readable(path: Path) -> bool:
-    try:
-        read_image(path, 8)
-    except UserError as error:
-        tqdm.write(f"left out: {error}")
-        return False
-    return True
+def _warn_of_leaks(train: FileImages, val: FileImages, test: FileImages) -> None:
+    seen = {content: p for s in (val, train) for content, p in zip(s.digests, s.paths)}
+    if leaks := [(p, seen[content]) for content, p in zip(test.digests, test.paths) if content in seen]:
+        _warn(
+            f"{_count(len(leaks), 'test image')} can be found in train or val as well, such as {leaks[0][0]} ({leaks[0][1]}); "
+            "the test accuracy will be too high"
+        )
 
 
-def _usual_size(paths: list[Path], sample: int = 101) -> tuple[int, int]:
-    """Median (height, width) of up to `sample` pictures spread over the list, read from their headers."""
+def _warn_of_two_labels(*splits: FileImages) -> None:
+    first, twins = {}, []
+    for s in splits:
+        for content, p, label in zip(s.digests, s.paths, s.labels.tolist()):
+            other, known = first.setdefault(content, (p, label))
+            if label != known:
+                twins.append((other, p))
+    if twins:
+        more = f" (and {_count(len(twins) - 1, 'other pair')})" * (len(twins) > 1)
+        _warn(f"{twins[0][0]} and {twins[0][1]} are the same image in two classes{more}; remove it from one of them")
+
+
+def _usual_size(images: FileImages, sample: int = 101) -> tuple[int, int]:
+    """Median (height, width) of up to `sample` of them spread over the list, read from their headers."""
     from PIL import Image
 
     sizes = []
-    for path in paths[:: max(1, len(paths) // sample)]:
+    for path in images.paths[:: max(1, len(images) // sample)]:
         try:
-            with Image.open(path) as picture:
-                sizes.append(picture.size)
-        except Exception:  # noqa: S112 - a broken picture is reported, by name, where it is decoded
+            with Image.open(path) as image:
+                sizes.append(image.size)
+        except Exception:  # noqa: S112 - a broken image is reported, by name, where it is decoded
             continue
     if not sizes:
-        read_image(paths[0])  # raises, naming it
+        images.check()  # raises, naming one
     return int(median(h for _, h in sizes)), int(median(w for w, _ in sizes))

@@ -99,15 +99,26 @@ def _script(char: str) -> str:
     return unicodedata.name(char, "?").split()[0]
 
 
-def draw_pictures(masks: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Turn masks into pictures nobody has seen before.
+def draw_numbers(count: int, side: int, generator: torch.Generator) -> Tensor:
+    """The random numbers behind `count` images, float [count, 53 + side * side]; generator: a CPU generator."""
+    parts = [
+        torch.rand(15, count, generator=generator).t(),
+        torch.randn(count, 32, generator=generator),
+        torch.rand(2, count, 3, generator=generator).transpose(0, 1).flatten(1),
+        torch.randn(count, side * side, generator=generator),
+    ]
+    return torch.cat(parts, 1)
 
-    masks: uint8 [B, 48, 48] -> uint8 [B, 3, side, side]. generator: a CPU generator. Everything is drawn per picture:
-    affine warp, elastic warp, stroke weight, resolution, two colours, noise.
+
+def draw_glyphs(masks: Tensor, side: int, draws: Tensor) -> Tensor:
+    """Turn masks into images nobody has seen before.
+
+    masks: uint8 [B, 48, 48] -> uint8 [B, 3, side, side]; draws: rows of `draw_numbers`. They decide everything: affine warp,
+    elastic warp, stroke weight, resolution, two colours, noise.
     """
-    n, device = len(masks), masks.device
-    uniform = torch.rand(15, n, generator=generator).to(device)
-    noise = torch.randn(n, 2, 4, 4, generator=generator).to(device)
+    n = len(masks)
+    uniform, noise, tint, grain = draws.to(masks.device, non_blocking=True).split([15, 32, 6, side * side], 1)
+    uniform, noise = uniform.t(), noise.view(n, 2, 4, 4)
 
     def between(row: int, low: float, high: float) -> Tensor:
         return low + (high - low) * uniform[row]
@@ -135,7 +146,7 @@ def draw_pictures(masks: Tensor, side: int, generator: torch.Generator) -> Tenso
         coarse = F.interpolate(F.adaptive_avg_pool2d(ink, low_side), (side, side), mode="bilinear", align_corners=False)
         ink = torch.where(chosen.view(n, 1, 1, 1), coarse, ink)
     # Two colours that differ in brightness by 0.35 of the range or more; half of the pictures are grey.
-    tint = (torch.rand(2, n, 3, generator=generator).to(device) - 0.5) * 0.5
+    tint = (tint.view(n, 2, 3).transpose(0, 1) - 0.5) * 0.5
     tint = torch.where((uniform[9] < 0.5).view(1, n, 1), torch.zeros_like(tint), tint)
     dark = 0.6 * uniform[10] * (uniform[12] < 0.7)  # nearly a third of the darker colours is black
     bright = dark + 0.35 + (0.65 - dark) * uniform[11]
@@ -143,14 +154,14 @@ def draw_pictures(masks: Tensor, side: int, generator: torch.Generator) -> Tenso
     paper, pen = torch.where(swap, bright, dark), torch.where(swap, dark, bright)
     paper, pen = ((c[:, None] + t).clamp(0, 1).view(n, 3, 1, 1) for c, t in zip((paper, pen), tint))
     picture = paper + (pen - paper) * ink
-    grain = torch.randn(n, 1, side, side, generator=generator).to(device) * (0.05 * uniform[14]).view(n, 1, 1, 1)
+    grain = grain.view(n, 1, side, side) * (0.05 * uniform[14]).view(n, 1, 1, 1)
     return ((picture + grain).clamp_(0, 1) * 255).round_().to(torch.uint8)
 
 
 class GlyphImages:
-    """Glyphs whose pictures are drawn anew for every batch. masks: uint8 [N, 48, 48]; labels: int [N]."""
+    """Glyphs whose images are drawn anew for every batch. masks: uint8 [N, 48, 48]; labels: int [N]."""
 
-    prefetch = 0
+    resident = True
 
     def __init__(self, masks: Tensor, labels: Tensor, side: int = SIDE):
         self.masks, self.labels, self.side = masks, labels, side
@@ -164,8 +175,13 @@ class GlyphImages:
     def prepare(self, side: int, device: torch.device | str) -> GlyphImages:
         return GlyphImages(self.masks.to(device), self.labels, side)
 
-    def batch(self, indices: Tensor, generator: torch.Generator) -> Tensor:
-        return draw_pictures(self.masks[indices.to(self.masks.device)], self.side, generator)
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        return draw_numbers(count, self.side, generator)
+
+    def batch(self, indices: Tensor, draws: Tensor | None = None) -> Tensor:
+        if draws is None:
+            raise ValueError("glyphs are drawn by random numbers; pass what `draw` returned")
+        return draw_glyphs(self.masks[indices.to(self.masks.device)], self.side, draws)
 
 
 def load_glyphs(name: str = "glyphs") -> Task:
@@ -212,5 +228,5 @@ def load_glyphs(name: str = "glyphs") -> Task:
 
 def _draw_once(images: GlyphImages, seed: int) -> ArrayImages:
     generator = torch.Generator().manual_seed(seed)
-    drawn = [draw_pictures(part, SIDE, generator) for part in images.masks.split(1024)]
+    drawn = [draw_glyphs(part, SIDE, draw_numbers(len(part), SIDE, generator)) for part in images.masks.split(1024)]
     return ArrayImages(torch.cat(drawn), images.labels)

@@ -1,35 +1,28 @@
-"""Data sets of small pictures, decoded once into one .npz file of the cache, because they are read again and again."""
+"""Data sets of small images, decoded once into one .npz file of the cache, because they are read again and again."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..files import UserError, atomic_path
-from .folder import class_folders, list_images, read_image
+from .folder import class_folders, decode, list_images
 from .task import ArrayImages
 
-Listing = list[tuple[Path, int]]  # pictures with their labels
+Listing = list[tuple[Path, int]]  # images with their labels
 
 
 def pack(path: Path, train: Listing, test: Listing, class_names: list[str], side: int) -> None:
     """Decode both splits, resized to `side` x `side` where they are not, and write them atomically.
 
-    Raises UserError that names the picture which cannot be read.
+    Raises UserError that names an image that cannot be read.
     """
     arrays = {"class_names": np.array(class_names)}
     for split, listing in {"train": train, "test": test}.items():
-        images = np.empty((len(listing), 3, side, side), np.uint8)
-        with ThreadPoolExecutor() as pool:
-            decoded = pool.map(lambda entry: read_image(entry[0], side), listing)
-            bar = tqdm(decoded, f"reading {split} pictures", len(listing), leave=False, delay=1, mininterval=1)
-            for i, picture in enumerate(bar):
-                images[i] = picture.numpy()
-        arrays[f"{split}_images"], arrays[f"{split}_labels"] = images, np.array([label for _, label in listing])
+        arrays[f"{split}_images"] = decode([image for image, _ in listing], side, f"reading {split} images").numpy()
+        arrays[f"{split}_labels"] = np.array([label for _, label in listing])
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
 
@@ -38,12 +31,12 @@ def pack_folder(path: Path, folder: Path, side: int) -> None:
     """The same for FOLDER/train/CLASS and FOLDER/test/CLASS. Raises UserError where that is not what the folder holds."""
     names = [p.name for p in class_folders(folder / "train")] if (folder / "train").is_dir() else []
     listings = [
-        [(picture, label) for label, name in enumerate(names) for picture in list_images(folder / split / name)]
+        [(image, label) for label, name in enumerate(names) for image in list_images(folder / split / name)]
         for split in ("train", "test")
     ]
     for split, listing in zip(("train", "test"), listings):
         if not names or {label for _, label in listing} != set(range(len(names))):
-            raise UserError(f"{folder} needs pictures in {split}/CLASS, for the same classes in train and in test")
+            raise UserError(f"{folder} needs images in {split}/CLASS, for the same classes in train and in test")
     pack(path, *listings, names, side)
 
 

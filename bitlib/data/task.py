@@ -14,33 +14,40 @@ from .augment import resize
 
 
 class Images(Protocol):
-    """Where the pictures of a split come from. labels: int64 [N], on the CPU. prefetch: batches worth making in advance."""
+    """Where the images of a split come from.
+
+    labels: int64 [N], on the CPU. resident: whether all pixels are in memory, so that taking some of them costs nothing.
+    """
 
     labels: Tensor
-    prefetch: int
+    resident: bool
 
     def __len__(self) -> int: ...
 
     def subset(self, indices: Tensor) -> Images:
-        """Only these pictures, in this order."""
+        """Only these images, in this order."""
         ...
 
     def prepare(self, side: int, device: torch.device | str) -> Images:
-        """Do the work that need not be done at every step: decode, resize to `side` x `side`, move to `device`.
+        """Do the work that need not be done at every step: check, decode, resize to `side` x `side`, move to `device`.
 
-        Raises UserError where a picture cannot be read.
+        Raises UserError where an image cannot be read.
         """
         ...
 
-    def batch(self, indices: Tensor, generator: torch.Generator) -> Tensor:
-        """uint8 [B, 3, side, side] after `prepare`. `generator` serves sources that draw their pictures."""
+    def draw(self, count: int, generator: torch.Generator) -> Tensor | None:
+        """The random numbers behind `count` images, one row each, for sources that draw their images; else None."""
+        ...
+
+    def batch(self, indices: Tensor, draws: Tensor | None = None) -> Tensor:
+        """uint8 [B, 3, side, side] after `prepare`; draws: the rows of `draw` that belong to these images."""
         ...
 
 
 class ArrayImages:
-    """Pictures held in memory. images: uint8 [N, 3, H, W]; labels: int [N]."""
+    """Images held in memory. images: uint8 [N, 3, H, W]; labels: int [N]."""
 
-    prefetch = 0
+    resident = True
 
     def __init__(self, images: Tensor, labels: Tensor):
         self.images, self.labels = images, labels.long()
@@ -55,7 +62,10 @@ class ArrayImages:
         parts = [resize(part.to(device), side) for part in self.images.split(1024)]
         return ArrayImages(torch.cat(parts) if parts else self.images, self.labels)
 
-    def batch(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+    def draw(self, count: int, generator: torch.Generator) -> None:
+        return None
+
+    def batch(self, indices: Tensor, draws: Tensor | None = None) -> Tensor:
         return self.images[indices.to(self.images.device)]
 
     def digest(self) -> str:

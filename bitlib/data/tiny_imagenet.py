@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ..download import download
+from ..download import download, one_at_a_time
 from ..files import UserError, cache_dir
 from .packed import Listing, load_packed, pack
 from .task import Task, fingerprint
@@ -54,12 +54,15 @@ def prepare_tiny_imagenet(folder: Path | None = None) -> Path:
     """
     home = cache_dir() / "data"
     packed = home / "tiny-imagenet.npz"
-    if not packed.exists():
-        if folder is None and (home / "tiny-imagenet-200").is_dir():
-            folder = home / "tiny-imagenet-200"
-        if folder is None:
-            folder = _unpack(download(URL, home / "tiny-imagenet-200.zip"))
-        pack(packed, *_listing(Path(folder)), SIDE)
+    if packed.exists():
+        return packed
+    with one_at_a_time("tiny-imagenet"):
+        if not packed.exists():  # the other process was faster
+            if folder is None and (home / "tiny-imagenet-200").is_dir():
+                folder = home / "tiny-imagenet-200"
+            if folder is None:
+                folder = _unpack(download(URL, home / "tiny-imagenet-200.zip"))
+            pack(packed, *_listing(Path(folder)), SIDE)
     return packed
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..download import one_at_a_time
 from ..files import UserError, cache_dir
 from .folder import FileImages, class_folders
 from .packed import load_packed, pack_folder
@@ -21,14 +22,15 @@ VAL_FRACTION = 1 / 6
 
 
 def _fetch(make: Callable, what: str, root: Path, **kwargs):
-    """A torchvision data set, downloaded if need be; UserError with what to put where if that fails."""
+    """A torchvision data set, downloaded if need be by one process at a time; UserError with what to put where on failure."""
     try:
-        return make(root, download=False, **kwargs)
-    except RuntimeError:
-        pass  # not there, or not whole
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        return make(root, download=True, **kwargs)
+        # Looked for under the lock as well: torchvision takes what another process has half unpacked for the whole.
+        with one_at_a_time(make.__name__):
+            try:
+                return make(root, download=False, **kwargs)
+            except RuntimeError:  # not there, or not whole
+                root.mkdir(parents=True, exist_ok=True)
+                return make(root, download=True, **kwargs)
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"{what} is not in {root} and cannot be downloaded ({error}); on a machine with a network run "

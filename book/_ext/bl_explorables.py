@@ -12,7 +12,7 @@ from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SOURCES = ROOT / "bitlib" / "explorables"
+SOURCES = ROOT / "bitlib" / "course" / "explorables"
 MADE = ROOT / "_build" / "made"  # files for the website that are made, not kept
 
 

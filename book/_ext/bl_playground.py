@@ -1,6 +1,6 @@
 """The page on which a reader trains a head in the browser: the network as ONNX, the digits, and the page's own parts.
 
-What is made goes to _build/made/playground, and is made again when the weights or the exporter change.
+What is made goes to _build/made/playground; network and digits are made again when the weights or the exporter change.
 """
 
 import base64
@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 MADE = ROOT / "_build" / "made" / "playground"
 MODEL, SIDE = "glyphs-L", 32
 PARTS = Path(__file__).parent / "playground.html"
+KIT = ROOT / "bitlib" / "course" / "explorables" / "kit.mjs"  # the page's modules import it from their own folder
 
 
 def made_from() -> str:
@@ -30,6 +31,8 @@ def made_from() -> str:
 
 
 def make(app):
+    MADE.mkdir(parents=True, exist_ok=True)
+    (MADE / "kit.mjs").write_text(KIT.read_text("utf8"), "utf8")
     stamp, mark = MADE.parent.parent / "playground.made_from", made_from()
     if stamp.exists() and stamp.read_text() == mark:
         return
@@ -37,7 +40,6 @@ def make(app):
     from bitlib.data.task import few_shot_indices
     from bitlib.export import export_onnx
 
-    MADE.mkdir(parents=True, exist_ok=True)
     export_onnx(create_model(MODEL, pretrained=True), MADE / "features.onnx", SIDE, features=True, half=True)
     task = load_task("digits")
     splits = {
@@ -54,7 +56,7 @@ def make(app):
 
 class Playground(SphinxDirective):
     def run(self):
-        for source in (PARTS, *(ROOT / "book" / "static" / "playground").iterdir()):  # copied only with a written page
+        for source in (PARTS, KIT, *(ROOT / "book" / "static" / "playground").iterdir()):  # copied only with a written page
             self.env.note_dependency(str(source))
         return [nodes.raw("", PARTS.read_text("utf8"), format="html")]
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
+from bitlib.course.bench import best_rows, paired
+
 RESULTS = Path(__file__).resolve().parent.parent.parent / "results"
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 300, 44, 12, 12, 40
 
@@ -92,50 +94,86 @@ class BenchTable(SphinxDirective):
     required_arguments = 1
 
     def run(self):
-        parts = []
-        for case in load(self.env, self.arguments[0])["cases"]:
-            words = [
-                "Training" if case["mode"] == "train" else "Inference",
-                f"{case['side']} px",
-                f"batch {case['batch_size']}",
-                case["precision"],
-                *(["compiled"] if case["compiled"] else []),
-            ]
-            parts += [nodes.rubric("", ", ".join(words)), self.table(case)]
-        return parts
-
-    def table(self, case):
-        rows = {row["contestant"]: row for row in case["rows"] if row["seconds"]}
-        heads = ["", "pictures a second", *(f"ratio to {name}" for name in BENCH_RIVALS if find(rows, name)), "share of peak"]
-        memory = any(row["memory"] for row in rows.values())
-        heads += ["MiB"] if memory else []
-        table, group = nodes.table(classes=["bl-results"]), nodes.tgroup(cols=len(heads))
-        group += [nodes.colspec(colwidth=1) for _ in heads]
-
-        def line(cells):
-            return nodes.row("", *(nodes.entry("", nodes.paragraph("", cell)) for cell in cells))
-
-        body = nodes.tbody()
-        for name, row in rows.items():
-            median, low, high = (case["batch_size"] / s for s in (row["seconds"][i] for i in (0, 2, 1)))
-            cells = [name, f"{median:.1f} ({low:.1f}–{high:.1f})"]
-            cells += [
-                "{:.2f}".format(find(rows, rival)["seconds"][0] / row["seconds"][0])
-                for rival in BENCH_RIVALS
-                if find(rows, rival)
-            ]
-            body += line([*cells, f"{100 * row['share']:.0f} %", *([f"{row['memory'] / 2**20:.0f}"] if memory else [])])
-        group += [nodes.thead("", line(heads)), body]
-        table += group
-        return table
+        return [node for case in load(self.env, self.arguments[0])["cases"] for node in bench_case(case)]
 
 
 BENCH_RIVALS = {"timm": "timm BiT", "batch norm": "torchvision"}
 
 
-def find(rows, rival):
-    """The row of the contestant whose name begins so; None where it did not take part."""
-    return next((row for name, row in rows.items() if name.startswith(BENCH_RIVALS[rival])), None)
+def bench_rows(case):
+    """The rows of a case. In older files a contestant has one memory format and only the median of its speed."""
+    for row in case["rows"]:
+        if "speeds" not in row:
+            speeds = row["seconds"] and [row["images_per_second"]]
+            row |= {"layout": "images per second", "batch_size": case["batch_size"], "speeds": speeds}
+    return case["rows"]
+
+
+def bench_case(case):
+    """Heading and table of one case: a line for each contestant, its speed in each memory format, ratios of the faster ones."""
+    rows = bench_rows(case)
+    best, layouts = best_rows(rows), list(dict.fromkeys(row["layout"] for row in rows))
+    found = {
+        title: next((best[name] for name in best if name.startswith(start)), None) for title, start in BENCH_RIVALS.items()
+    }
+    rivals = {title: row for title, row in found.items() if row}
+    memory, each = any(row["memory"] for row in rows), case["batch_size"] is None
+    heads = ["", *layouts, *(f"ratio to {title}" for title in rivals), *["batch"] * each, *["MiB"] * memory]
+    words = [
+        "Training" if case["mode"] == "train" else "Inference",
+        f"{case['side']} px",
+        "each at its best batch size" if each else f"batch {case['batch_size']}",
+        case["precision"],
+        *(["compiled"] if case["compiled"] else []),
+    ]
+    table, group = nodes.table(classes=["bl-results"]), nodes.tgroup(cols=len(heads))
+    group += [nodes.colspec(colwidth=1) for _ in heads]
+
+    def line(cells):
+        cells = [cell if isinstance(cell, nodes.Node) else nodes.Text(cell) for cell in cells]
+        return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", cell)) for cell in cells))
+
+    def speed(row, chosen):
+        if row is None or not row["speeds"]:
+            return "–" if row is None else "out of memory"
+        text = f"{statistics.median(row['speeds']):.4g}"
+        return nodes.strong(text, text) if row is chosen and len(layouts) > 1 else text
+
+    def ratio(row, rival):
+        middle, low, high = paired(row["speeds"], rival["speeds"])
+        return f"{middle:.2f}" + (f" ({low:.2f}–{high:.2f})" if low else "")
+
+    body = nodes.tbody()
+    for name in dict.fromkeys(row["contestant"] for row in rows):
+        own = {row["layout"]: row for row in rows if row["contestant"] == name}
+        cells = [name, *(speed(own.get(layout), best.get(name)) for layout in layouts)]
+        if row := best.get(name):
+            cells += [ratio(row, rival) for rival in rivals.values()]
+            cells += [str(row["batch_size"])] * each + [f"{row['memory'] / 2**20:.0f}" if row["memory"] else "–"] * memory
+        body += line([*cells, *[""] * (len(heads) - len(cells))])
+    group += [nodes.thead("", line(heads)), body]
+    table += group
+    return [nodes.rubric("", ", ".join(words)), table]
+
+
+class GpuResults(SphinxDirective):
+    """What `make gpu` wrote into results/NAME: a line for each check, then the tables of speeds; or that there is nothing."""
+
+    required_arguments = 1
+
+    def run(self):
+        folder = RESULTS / self.arguments[0]
+        self.env.note_dependency(str(folder))
+        records = [load(self.env, f"{self.arguments[0]}/{path.stem}") for path in sorted(folder.glob("*.json"))]
+        if not records:
+            return [nodes.paragraph("", "Not yet measured: no GPU was at hand.")]
+        where = dict.fromkeys(f"{r['device']}, PyTorch {r['torch']}, commit {r['commit']}" for r in records)
+        items = nodes.bullet_list()
+        for r in records:
+            if "cases" not in r["figures"]:
+                items += nodes.list_item("", nodes.paragraph("", f"{r['part']}: {r['figures']['summary']}"))
+        tables = [node for r in records for case in r["figures"].get("cases", ()) for node in bench_case(case)]
+        return [nodes.paragraph("", f"Measured on {'; '.join(where)}."), *([items] if items.children else []), *tables]
 
 
 class BenchParts(SphinxDirective):
@@ -203,4 +241,5 @@ def setup(app):
     app.add_directive("result-table", ResultTable)
     app.add_directive("bench-table", BenchTable)
     app.add_directive("bench-parts", BenchParts)
+    app.add_directive("gpu-results", GpuResults)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -49,9 +49,8 @@ function render({ model, el }) {
     // A logarithmic axis from 1e-6 to 1e-2 shows all four levels; the ramp starts at 0, which lies below it.
     const x = (s) => 44 + 304 * s / r.steps, y = (v) => 120 - 26 * Math.max(0, Math.log10(Math.max(v, 1e-12)) + 6.3);
     const points = Array.from({ length: 401 }, (_, i) => Math.min(r.steps - 1, Math.round(r.steps * i / 400)));
-    chart.replaceChildren(...[-3, -4, -5, -6].flatMap((e) => [
-      node("svg:line", { x1: 44, x2: 348, y1: y(10 ** e), y2: y(10 ** e), class: "bl-x-gridline" }),
-      node("svg:text", { x: 38, y: y(10 ** e) + 4, "text-anchor": "end" }, "10", node("svg:tspan", { dy: -5, "font-size": 9 }, "−" + -e))]),
+    chart.replaceChildren(...[-3, -4, -5, -6].flatMap((e) =>
+      gridline(y(10 ** e), 348, "10", node("svg:tspan", { dy: -5, "font-size": 9 }, "−" + -e))),
       ...[0, 0.5, 1].map((f) => node("svg:text", { x: x(f * r.steps), y: 140, "text-anchor": ["start", "middle", "end"][2 * f] }, count(f * r.steps))),
       node("svg:polyline", { class: "bl-x-line", points: points.map((s) => `${x(s)},${y(rate(r, s, variant))}`).join(" ") }),
       node("svg:circle", { cx: x(step), cy: y(lr), r: 4.5, class: "bl-x-dot", "data-step": step, "data-value": lr }));

@@ -1,8 +1,8 @@
-// What every figure shares. It is put in front of each module's text, because a live widget is loaded from one blob and
-// cannot import; so this file has neither imports nor exports.
+// What the figures and the playground share. The playground imports a copy. A figure cannot: a live widget is loaded from
+// one blob, so this file is put in front of the figure's own text. It imports nothing, and on loading touches no document.
 
 // node("svg:rect", {x: 1}, child...): an element with attributes and children; false, null and undefined are left out.
-function node(tag, attributes = {}, ...children) {
+export function node(tag, attributes = {}, ...children) {
   const element = tag.startsWith("svg:")
     ? document.createElementNS("http://www.w3.org/2000/svg", tag.slice(4)) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -12,14 +12,15 @@ function node(tag, attributes = {}, ...children) {
   return element;
 }
 
-function put(model, changes) {
+// --- a figure's traits and the controls that move them ---
+export function put(model, changes) {
   for (const [name, value] of Object.entries(changes)) model.set(name, value);
   model.save_changes();
 }
 
 // A labelled slider for a trait whose limits stand in the trait "limits": [low, high, step], a list {of: [...]} to choose
 // from, or [low, high, step, "log"]. show(value) is the text beside it, and what a screen reader says.
-function slider(model, name, label, show = String) {
+export function slider(model, name, label, show = String) {
   const limits = model.get("limits")[name];
   const log = limits[3] === "log";
   const list = limits.of;
@@ -50,7 +51,7 @@ function snap(v, [low, high, step]) {
 let groups = 0;
 
 // A row of radio buttons for a trait; options: [value, text] pairs.
-function choice(model, name, label, options) {
+export function choice(model, name, label, options) {
   const group = `bl-x-${++groups}-${Math.floor(performance.now())}`;
   const inputs = options.map(([value]) => node("input", { type: "radio", name: group, value, "data-trait": name }));
   inputs.forEach((input, i) => input.addEventListener("change", () => put(model, { [name]: options[i][0] })));
@@ -61,23 +62,26 @@ function choice(model, name, label, options) {
     ...inputs.map((input, i) => node("label", {}, input, node("span", {}, options[i][1]))));
 }
 
-function button(text, act) {
+// A button that does something.
+export function button(text, act) {
   const b = node("button", { type: "button", class: "bl-x-button" }, text);
   b.addEventListener("click", act);
   return b;
 }
 
 // Draw now, and again whenever one of the traits changes. Returns what stops it.
-function watch(model, names, draw) {
+export function watch(model, names, draw) {
   for (const name of names) model.on("change:" + name, draw);
   draw();
   return () => { for (const name of names) model.off("change:" + name, draw); };
 }
 
-const decode = (base64) => Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+// --- numbers ---
+export const encode = (bytes) => btoa(Array.from(bytes, (b) => String.fromCharCode(b)).join(""));
+export const decode = (base64) => Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
 
 // Numbers from 0 to 1 that depend on the seed alone (mulberry32).
-function random(seed) {
+export function random(seed) {
   let state = seed >>> 0;
   return () => {
     state = (state + 0x6d2b79f5) >>> 0;
@@ -87,15 +91,35 @@ function random(seed) {
   };
 }
 
-const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
-const deviation = (values, m = mean(values)) => Math.sqrt(mean(values.map((v) => (v - m) ** 2)));
+export const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
+export const deviation = (values, m = mean(values)) => Math.sqrt(mean(values.map((v) => (v - m) ** 2)));
 
-// Pixels [3, side, side] from 0 to 255 on a canvas, for a screen reader under the name `label`.
-function paint(canvas, pixels, side, label) {
-  canvas.width = canvas.height = side;
-  canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", label);
-  const context = canvas.getContext("2d"), data = context.createImageData(side, side), plane = side * side;
+export function softmax(scores, temperature = 1) {
+  const top = Math.max(...scores), e = scores.map((s) => Math.exp((s - top) / temperature)), sum = e.reduce((a, b) => a + b, 0);
+  return e.map((v) => v / sum);
+}
+
+// --- what both draw ---
+// A table cell with a bar. share: of the cell, 0 to 1; text: the number beside it.
+export function barCell(share, text) {
+  return node("td", { "data-p": share }, node("span", { class: "bl-x-bar", style: `width:${100 * share}%` }),
+    node("span", { class: "bl-x-number" }, text));
+}
+
+// A horizontal line of a chart's grid, with its label to the left.
+export function gridline(y, right, ...label) {
+  return [node("svg:line", { x1: 44, x2: right, y1: y, y2: y, class: "bl-x-gridline" }),
+    node("svg:text", { x: 38, y: y + 4, "text-anchor": "end" }, ...label)];
+}
+
+// Pixels [3, side, side] from 0 to 255 on a canvas. label: what a screen reader says, unless something around it speaks.
+export function paint(canvas, pixels, label) {
+  const plane = pixels.length / 3, side = canvas.width = canvas.height = Math.round(Math.sqrt(plane));
+  if (label) {
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", label);
+  }
+  const context = canvas.getContext("2d"), data = context.createImageData(side, side);
   for (let i = 0; i < plane; i++) {
     for (let c = 0; c < 3; c++) data.data[4 * i + c] = Math.round(pixels[c * plane + i]);
     data.data[4 * i + 3] = 255;

@@ -29,7 +29,6 @@ export const mix = (a, b, weight) => Array.from(a, (v, i) => weight * v + (1 - w
 
 function render({ model, el }) {
   const labels = model.get("labels"), pictures = model.get("pictures").map(decode);
-  const side = Math.round(Math.sqrt(pictures[0].length / 3));
   const canvases = [0, 1, 2].map(() => node("canvas", { class: "bl-x-patch" }));
   const bars = node("tbody");
   const chart = node("svg:svg", { viewBox: "0 0 360 132", role: "img" });
@@ -46,16 +45,15 @@ function render({ model, el }) {
     node("table", {}, node("thead", {}, node("tr", {}, node("th", { scope: "col" }, "class"),
       node("th", { scope: "col" }, "label of the mixture"))), bars),
     node("p", { class: "bl-x-title" }, "Where the weights of training come from: Beta(α, α)"), chart, answer));
-  pictures.forEach((p, i) => paint(canvases[i], p, side, labels[i]));
+  pictures.forEach((p, i) => paint(canvases[i], p, labels[i]));
 
   return watch(model, ["weight", "alpha"], () => {
     const weight = model.get("weight"), alpha = model.get("alpha");
     const mixed = mix(pictures[0], pictures[1], weight);
-    paint(canvases[2], mixed, side, `${(100 * weight).toFixed(0)} % ${labels[0]} and ${(100 - 100 * weight).toFixed(0)} % ${labels[1]}`);
+    paint(canvases[2], mixed, `${(100 * weight).toFixed(0)} % ${labels[0]} and ${(100 - 100 * weight).toFixed(0)} % ${labels[1]}`);
     canvases[2].dataset.mean = mean(mixed);
     bars.replaceChildren(...[weight, 1 - weight].map((v, i) => node("tr", {}, node("th", { scope: "row" }, labels[i]),
-      node("td", { "data-p": v }, node("span", { class: "bl-x-bar", style: `width:${100 * v}%` }),
-        node("span", { class: "bl-x-number" }, v.toFixed(3))))));
+      barCell(v, v.toFixed(3)))));
     const x = (v) => 16 + 328 * v, top = 3, y = (v) => 108 - 100 * Math.min(top, v) / top;
     const points = Array.from({ length: 199 }, (_, i) => (i + 1) / 200);
     const at = Math.min(0.999, Math.max(0.001, weight)), here = density(at, alpha);

@@ -1,9 +1,5 @@
 // Softmax with a temperature: what a teacher says of one picture, and how hard it pulls at a student.
 
-export function softmax(z, T) {
-  const top = Math.max(...z), e = z.map((v) => Math.exp((v - top) / T)), sum = e.reduce((a, b) => a + b, 0);
-  return e.map((v) => v / sum);
-}
 export const entropy = (p) => -p.reduce((sum, v) => sum + (v > 0 ? v * Math.log(v) : 0), 0);
 
 // Minus the gradient, at the student's logits, of T^2 KL(teacher || student); without the factor T^2 where not scaled.
@@ -33,8 +29,7 @@ function render({ model, el }) {
     const p = softmax(z, T), g = pull(z, model.get("student"), T, scaled);
     check.checked = scaled;
     body.replaceChildren(...labels.map((label, i) => node("tr", {}, node("th", { scope: "row" }, label),
-      node("td", { "data-p": p[i] }, node("span", { class: "bl-x-bar", style: `width:${100 * p[i]}%` }),
-        node("span", { class: "bl-x-number" }, p[i].toFixed(3))),
+      barCell(p[i], p[i].toFixed(3)),
       // Half of the cell is one unit of pull to either side.
       node("td", { "data-pull": g[i], class: "bl-x-signed" },
         node("span", { class: "bl-x-bar", style: `left:${50 + Math.min(0, 45 * clip(g[i]))}%;width:${45 * Math.abs(clip(g[i]))}%` }),

@@ -27,7 +27,7 @@ function render({ model, el }) {
     const both = { stored: raw, used: standardize(raw) };
     for (const { name, canvas, strip, numbers } of rows) {
       const w = both[name], m = mean(w), d = deviation(w, m);
-      paint(canvas, w.map((v) => Math.max(0, Math.min(255, 127.5 + 42 * v))), side, `the filter, ${name}, as a picture`);
+      paint(canvas, w.map((v) => Math.max(0, Math.min(255, 127.5 + 42 * v))), `the filter, ${name}, as a picture`);
       const x = (v) => 140 + 40 * Math.max(-3.4, Math.min(3.4, v));
       strip.replaceChildren(node("svg:line", { x1: 4, x2: 276, y1: 46, y2: 46, class: "bl-x-axis" }),
         ...[-3, -2, -1, 0, 1, 2, 3].map((t) => node("svg:text", { x: x(t), y: 62, "text-anchor": "middle" }, String(t).replace("-", "−"))),

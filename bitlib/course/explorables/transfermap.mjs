@@ -25,8 +25,7 @@ function render({ model, el }) {
       ...row.map((v, j) => node("svg:line", { x1: x(j), x2: x(j), y1: y(mean(v) - sample(v)), y2: y(mean(v) + sample(v)) })),
       ...(mark ? row.map((v, j) => node("svg:circle", { cx: x(j), cy: y(mean(v)), r: 3 })) : []));
     chart.replaceChildren(
-      ...ticks.flatMap((t) => [node("svg:line", { x1: 44, x2: 350, y1: y(t), y2: y(t), class: "bl-x-gridline" }),
-        node("svg:text", { x: 38, y: y(t) + 4, "text-anchor": "end" }, String(Math.round(100 * t)))]),
+      ...ticks.flatMap((t) => gridline(y(t), 350, String(Math.round(100 * t)))),
       ...shots.map((k, j) => node("svg:text", { x: x(j), y: 226, "text-anchor": "middle" }, String(k))),
       node("svg:text", { x: 195, y: 244, "text-anchor": "middle" }, "training pictures a class"),
       ...(scratch ? [curve(scratch, "bl-x-scratch", false)] : []),

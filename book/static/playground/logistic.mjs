@@ -4,6 +4,8 @@
 // There are few examples and many features, so weights are kept as combinations of the examples, W = Z'A. Then only the
 // table K = Z Z' of inner products is needed. Minimised by L-BFGS (Nocedal 1980) with the inner product of the weights.
 
+import { softmax } from "./kit.mjs";
+
 const MEMORY = 10, ITERATIONS = 500, TOLERANCE = 1e-4;
 
 // features: Float32Array [n * d]; labels: n numbers below `classes`, each class at least once.
@@ -102,11 +104,6 @@ export function fit(features, labels, classes) {
     for (let k = 0; k < d; k++) s += W[c * d + k] * inputs[i * d + k];
     return s;
   })));
-}
-
-function softmax(scores) {
-  const top = Math.max(...scores), e = scores.map((s) => Math.exp(s - top)), sum = e.reduce((a, b) => a + b, 0);
-  return e.map((x) => x / sum);
 }
 
 function standardize(features, n, d) {

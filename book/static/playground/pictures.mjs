@@ -2,9 +2,6 @@
 
 export const SIDE = 32, LENGTH = 3 * SIDE * SIDE;
 
-export const toBase64 = (bytes) => btoa(Array.from(bytes, (b) => String.fromCharCode(b)).join(""));
-export const fromBase64 = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-
 // Bilinear enlargement of a grey square, as bitlib.data.resize does it: pixel centres, borders repeated, rounded.
 export function enlarge(grey, side, to = SIDE) {
   const out = new Uint8Array(to * to);
@@ -78,11 +75,4 @@ export async function fromFile(file) {
   const rgba = context.getImageData(0, 0, SIDE, SIDE).data, out = new Uint8Array(LENGTH);
   for (let i = 0; i < SIDE * SIDE; i++) for (let c = 0; c < 3; c++) out[c * SIDE * SIDE + i] = rgba[4 * i + c];
   return out;
-}
-
-export function paint(canvas, pixels) {
-  canvas.width = canvas.height = SIDE;
-  const context = canvas.getContext("2d"), image = context.createImageData(SIDE, SIDE), plane = SIDE * SIDE;
-  for (let i = 0; i < plane; i++) image.data.set([pixels[i], pixels[plane + i], pixels[2 * plane + i], 255], 4 * i);
-  context.putImageData(image, 0, 0);
 }

@@ -1,5 +1,6 @@
 // The page "Few-shot learning in your browser": classes, their examples, a canvas to try, and the curve on real digits.
-import { LENGTH, blocks, fromBase64, fromDrawing, fromFile, paint, toBase64 } from "./pictures.mjs";
+import { barCell, button, decode, encode, gridline, mean, node, paint } from "./kit.mjs";
+import { LENGTH, blocks, fromDrawing, fromFile } from "./pictures.mjs";
 
 const MOST_CLASSES = 10, MOST_EXAMPLES = 100, PAUSE = 900; // milliseconds after which a drawing counts as finished
 const root = document.querySelector(".bl-playground");
@@ -102,9 +103,8 @@ function guesses(known, { network, pixels }) {
   const table = find("guesses");
   if (!network || network.length !== known.length) { table.replaceChildren(); find("verdict").textContent = ""; return; }
   const order = known.map((_, i) => i).sort((a, b) => network[b] - network[a]);
-  table.replaceChildren(...order.slice(0, 5).map((i) => element("tr", {}, element("th", { scope: "row" }, known[i].name),
-    ...[network[i], pixels[i]].map((p) => element("td", { "data-p": p }, element("span", { class: "bl-x-bar", style: `width:${100 * p}%` }),
-      element("span", { class: "bl-x-number" }, `${(100 * p).toFixed(0)} %`))))));
+  table.replaceChildren(...order.slice(0, 5).map((i) => node("tr", {}, node("th", { scope: "row" }, known[i].name),
+    ...[network[i], pixels[i]].map((p) => barCell(p, `${(100 * p).toFixed(0)} %`)))));
   const best = order[0], other = pixels.indexOf(Math.max(...pixels));
   find("verdict").textContent = `${known[best].name}, ${(100 * network[best]).toFixed(0)} % sure. `
     + `Pixels alone say ${other === best ? "the same" : known[other].name}.`;
@@ -174,28 +174,20 @@ function pictureInput(input, target, use) {
 }
 
 // --- the page ---------------------------------------------------------------------------------------------------------
-function element(tag, attributes = {}, ...children) {
-  const e = document.createElement(tag);
-  for (const [k, v] of Object.entries(attributes)) if (v !== null && v !== undefined) e.setAttribute(k, v);
-  e.append(...children);
-  return e;
-}
-
 function card(c) {
-  const name = element("input", { type: "text", value: c.name, maxlength: 24, "aria-label": "Name of the class" });
+  const name = node("input", { type: "text", value: c.name, maxlength: 24, "aria-label": "Name of the class" });
   name.addEventListener("change", () => { c.name = name.value.trim() || c.name; name.value = c.name; describe(); measured = []; refit(); });
-  const canvas = element("canvas", { width: 140, height: 140, class: "bl-pad", role: "img" });
+  const canvas = node("canvas", { width: 140, height: 140, class: "bl-pad", role: "img" });
   const pad = new Pad(canvas, () => {}, async () => {
     const pixels = pad.pixels();
     pad.clear();
     if (pixels) { await addExamples(c, [pixels]); refit(); }
   });
-  const files = element("input", { type: "file", accept: "image/*", multiple: "" });
-  const remove = element("button", { type: "button", class: "bl-x-button" }, "Remove");
-  remove.addEventListener("click", () => { classes = classes.filter((other) => other !== c); measured = []; build(); refit(); });
-  c.shelf = element("div", { class: "bl-shelf" });
-  const box = element("li", {}, element("div", { class: "bl-class-head" }, name, remove), canvas,
-    element("label", { class: "bl-file" }, files, "or choose pictures"), c.shelf);
+  const files = node("input", { type: "file", accept: "image/*", multiple: "" });
+  const remove = button("Remove", () => { classes = classes.filter((other) => other !== c); measured = []; build(); refit(); });
+  c.shelf = node("div", { class: "bl-shelf" });
+  const box = node("li", {}, node("div", { class: "bl-class-head" }, name, remove), canvas,
+    node("label", { class: "bl-file" }, files, "or choose pictures"), c.shelf);
   const describe = () => {
     canvas.setAttribute("aria-label", `Draw an example of ${c.name} here, or drop pictures`);
     remove.setAttribute("aria-label", `Remove the class ${c.name}`);
@@ -218,10 +210,10 @@ function build() {
 function show() {
   for (const c of classes) {
     c.shelf.replaceChildren(...c.examples.slice(-12).map((example) => {
-      const canvas = element("canvas"), button = element("button", { type: "button", "aria-label": `Remove this example of ${c.name}` }, canvas);
+      const canvas = node("canvas"), thumb = node("button", { type: "button", "aria-label": `Remove this example of ${c.name}` }, canvas);
       paint(canvas, example.pixels);
-      button.addEventListener("click", () => { c.examples = c.examples.filter((e) => e !== example); refit(); });
-      return button;
+      thumb.addEventListener("click", () => { c.examples = c.examples.filter((e) => e !== example); refit(); });
+      return thumb;
     }), ...(c.examples.length > 12 ? [`and ${c.examples.length - 12} more`] : []));
   }
   find("add-class").disabled = classes.length >= MOST_CLASSES;
@@ -231,14 +223,15 @@ function show() {
 function plot() {
   if (!curve) return;
   const shots = [1, 2, 5, 10, 25], x = (k) => 44 + 300 * Math.log(Math.max(k, 0.9)) / Math.log(25), y = (v) => 12 + 190 * (1 - v) / 0.7;
-  const mean = (v) => v.reduce((a, b) => a + b, 0) / v.length;
   const line = Object.entries(curve.accuracy).map(([k, v]) => [Number(k), mean(v)]);
   const points = measured.filter((m) => m.shots <= 25);
-  const marks = (key, cls) => points.map((m) => `<circle class="${cls}" cx="${x(m.shots)}" cy="${y(Math.max(0.3, m[key]))}" r="4" data-${key}="${m[key]}"/>`).join("");
-  find("chart").innerHTML = [0.4, 0.6, 0.8, 1].map((t) => `<line class="bl-x-gridline" x1="44" x2="350" y1="${y(t)}" y2="${y(t)}"/><text x="38" y="${y(t) + 4}" text-anchor="end">${100 * t}</text>`).join("")
-    + shots.map((k) => `<text x="${x(k)}" y="220" text-anchor="middle">${k}</text>`).join("")
-    + `<text x="197" y="238" text-anchor="middle">examples a class</text>`
-    + `<polyline class="bl-x-line" points="${line.map(([k, v]) => `${x(k)},${y(v)}`).join(" ")}"/>` + marks("pixels", "bl-x-pixels") + marks("network", "bl-x-dot");
+  const word = (x, y, text) => node("svg:text", { x, y, "text-anchor": "middle" }, text);
+  const marks = (key, kind) => points.map((m) => node("svg:circle",
+    { class: kind, cx: x(m.shots), cy: y(Math.max(0.3, m[key])), r: 4, [`data-${key}`]: m[key] }));
+  find("chart").replaceChildren(...[0.4, 0.6, 0.8, 1].flatMap((t) => gridline(y(t), 350, 100 * t)),
+    ...shots.map((k) => word(x(k), 220, k)), word(197, 238, "examples a class"),
+    node("svg:polyline", { class: "bl-x-line", points: line.map(([k, v]) => `${x(k)},${y(v)}`).join(" ") }),
+    ...marks("pixels", "bl-x-pixels"), ...marks("network", "bl-x-dot"));
   find("chart").setAttribute("aria-label", "Accuracy on held-out digits against examples a class. "
     + points.map((m) => `At ${m.shots}: ${(100 * m.network).toFixed(0)} %, from pixels ${(100 * m.pixels).toFixed(0)} %`).join("; ")
     + `. Published: ${line.map(([k, v]) => `${(100 * v).toFixed(0)} % at ${k}`).join(", ")}.`);
@@ -250,11 +243,13 @@ function setClasses(names) {
   build();
 }
 
+// Each class gets the first digit of the draw that it does not hold, whatever was removed, drawn or opened before.
 async function addDigits() {
   for (const c of classes) {
-    const { pixels } = await ask("digit", { draw, label: Number(c.name), place: c.digits ?? 0 });
-    c.digits = (c.digits ?? 0) + 1;
-    await addExamples(c, [pixels]);
+    const { pictures } = await ask("digits", { draw, label: Number(c.name) });
+    const known = new Set(c.examples.map((e) => String(e.pixels)));
+    const next = pictures.find((p) => !known.has(String(p)));
+    if (next) await addExamples(c, [next]);
   }
   await refit();
 }
@@ -278,8 +273,8 @@ find("draw").addEventListener("change", busy(async () => { draw = Number(find("d
 
 find("export").addEventListener("click", () => {
   const content = { format: "bitlib-examples", version: 1,
-    classes: classes.map((c) => ({ name: c.name, examples: c.examples.map((e) => toBase64(e.pixels)) })) };
-  const link = element("a", { href: URL.createObjectURL(new Blob([JSON.stringify(content)], { type: "application/json" })), download: "examples.json" });
+    classes: classes.map((c) => ({ name: c.name, examples: c.examples.map((e) => encode(e.pixels)) })) };
+  const link = node("a", { href: URL.createObjectURL(new Blob([JSON.stringify(content)], { type: "application/json" })), download: "examples.json" });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 });
@@ -300,7 +295,7 @@ function parse(text) {
     if (examples.length > MOST_EXAMPLES) throw new Error(`${name} has more than ${MOST_EXAMPLES} examples`);
     return { name, pictures: examples.map((text) => {
       let pixels;
-      try { pixels = fromBase64(text); } catch { pixels = []; }
+      try { pixels = decode(text); } catch { pixels = []; }
       if (pixels.length !== LENGTH) throw new Error(`an example of ${name} is not 32 by 32 pixels`);
       return pixels;
     }) };

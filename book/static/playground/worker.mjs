@@ -1,6 +1,7 @@
 // Off the page's own thread: the network, the real digits and the two heads. One message, one answer.
+import { decode } from "./kit.mjs";
 import { fit } from "./logistic.mjs";
-import { LENGTH, SIDE, blocks, enlarge, fromBase64, threefold } from "./pictures.mjs";
+import { LENGTH, SIDE, blocks, enlarge, threefold } from "./pictures.mjs";
 
 const CHUNK = 32;
 let ort, session, digits, test, heads = null;
@@ -14,16 +15,16 @@ const handlers = {
     const model = await fetched(base + "playground/features.onnx");
     session = await ort.InferenceSession.create(new Uint8Array(await model.arrayBuffer()), { executionProviders: ["wasm"] });
     digits = await (await fetched(base + "playground/digits.json")).json();
-    for (const split of ["train", "test"]) digits[split].images = fromBase64(digits[split].images);
+    for (const split of ["train", "test"]) digits[split].images = decode(digits[split].images);
     await features({ pixels: new Uint8Array(LENGTH) }); // the first run is slow
-    return { curve: digits.curve, orders: digits.orders.length };
+    return { curve: digits.curve };
   },
 
   features,
 
-  // Training digit number `place` of class `label` in draw `draw`, as pixels.
-  async digit({ draw, label, place }) {
-    return { pixels: picture(digits.train.images, digits.orders[draw][label][place]) };
+  // The training digits of class `label` in draw `draw`, in its order, as a list of pixels.
+  async digits({ draw, label }) {
+    return { pictures: digits.orders[draw][label].map((i) => picture(digits.train.images, i)) };
   },
 
   // A held-out digit, to begin with.
