@@ -14,7 +14,7 @@ from record import Cells, record, weights_of
 from tqdm import tqdm
 
 import bitlib
-from bitlib.trainer import pick_device
+from bitlib.device import pick_device
 from bitlib.transfer import default_rule
 
 SEEDS = range(3)
@@ -48,20 +48,20 @@ def judged(run) -> dict[str, float]:
     }
 
 
-def norm_transfer(device):
+def norm_transfer(loop):
     """Fine-tuning with group norm and with batch norm, in steps of 32 pictures and of two."""
     digits = bitlib.load_task("digits")
 
     def run(name, batch_size, steps, seed):
         model, few = bitlib.create_model(name, digits.num_classes, pretrained=True), digits.few_shot(5, seed)
         rule = default_rule(model, few).adapted(batch_size=batch_size, steps=steps, base_lr=0.03 * batch_size / 32)
-        return bitlib.finetune(model, few, rule, device, seed, progress=False)
+        return bitlib.finetune(model, few, rule, seed, loop)
 
     names = ("glyphs-L", "glyphs-L-bn")
     return {f"{name}, steps of {size}": (run, name, size, n) for size, n in SMALL_STEPS.items() for name in names}
 
 
-def freezing(device):
+def freezing(loop):
     """A similar task and a different one, few pictures and many, all degrees of freezing."""
 
     def run(task, method, shots, steps, seed):
@@ -69,9 +69,9 @@ def freezing(device):
         model = bitlib.create_model(name or "glyphs-L", task.num_classes, pretrained=bool(name), seed=seed)
         rule = default_rule(model, few)
         if until == "head":
-            return bitlib.linear_probe(model, few, rule, device=device)
+            return bitlib.linear_probe(model, few, rule, loop)
         rule = rule.adapted(steps=steps) if name else rule.adapted(steps=max(steps * 3 // 2, 80), base_lr=0.1)
-        return bitlib.finetune(bitlib.freeze(model, until), few, rule, device, seed, progress=False)
+        return bitlib.finetune(bitlib.freeze(model, until), few, rule, seed, loop)
 
     tasks = {name: bitlib.load_task(name) for name in SHOTS}
     return {
@@ -83,7 +83,7 @@ def freezing(device):
     }
 
 
-def mixup(device):
+def mixup(loop):
     """MixUp on the tiles, by length of training, alpha and pictures a class. Crops and flips are off."""
     tiles = replace(bitlib.load_task("tiles"), random_crop=False, random_flip=False)
 
@@ -92,7 +92,7 @@ def mixup(device):
         rule = bitlib.HyperRule(len(images.train), tiles.image_size).adapted(
             steps=steps, base_lr=0.1, batch_size=32, alpha=alpha, resolution=(24, 24)
         )
-        return bitlib.finetune(net, images, rule, device, seed, progress=False)
+        return bitlib.finetune(net, images, rule, seed, loop)
 
     def title(steps, alpha, shots):
         return (f"{shots}-shot, " if shots else "") + f"{steps} steps, " + (f"alpha {alpha}" if alpha else "no MixUp")
@@ -100,23 +100,23 @@ def mixup(device):
     return {title(*how): (run, *how) for how in MIXED}
 
 
-def soft_labels(device):
+def soft_labels(loop):
     """A small student: labels, the teacher's answers, more pictures, temperatures."""
     digits = bitlib.load_task("digits")
 
     @cache  # needed only if a cell is still missing
     def teacher():
         model = bitlib.create_model("glyphs-L", digits.num_classes, pretrained=True)
-        return bitlib.finetune(model, digits.few_shot(10, 0), None, device, progress=False).model
+        return bitlib.finetune(model, digits.few_shot(10, 0), loop=loop).model
 
     def run(shots, temperature, alpha, seed):
         images = digits.few_shot(shots, 0) if shots else digits
         net = bitlib.create_model("tiny", digits.num_classes, seed=seed)
         rule = bitlib.HyperRule(len(images.train), (32, 32)).adapted(steps=250, base_lr=0.1, batch_size=32, resolution=(36, 32))
         if alpha == 0:
-            return bitlib.finetune(net, images, rule, device, seed, progress=False)
-        how = {"temperature": temperature, "alpha": alpha, "consistent": False}
-        return bitlib.distill(net, teacher(), images, rule, device, seed, progress=False, **how)
+            return bitlib.finetune(net, images, rule, seed, loop)
+        how = bitlib.Distillation(temperature, alpha, consistent=False)
+        return bitlib.distill(net, teacher(), images, rule, seed, loop, how)
 
     return {way: (run, *how) for way, how in WAYS.items()}
 
@@ -132,12 +132,13 @@ def main():
     if unknown := set(args.grids) - set(GRIDS):
         parser.error(f"no grid {', '.join(sorted(unknown))}; choose from {', '.join(GRIDS)}")
     device = pick_device(args.device)
+    loop = bitlib.Loop(device=str(device), precision="fp32", progress=False)
     fingerprints = {name: bitlib.load_task(name).fingerprint for name in SHOTS}
     identity = {"tasks": fingerprints, "models": weights_of(("glyphs-L", "glyphs-L-bn", "photos-L"))}
     finished = []
     for name in args.grids or GRIDS:
         cells, measured = Cells(name, identity), {}
-        for title, (run, *how) in tqdm(GRIDS[name](device).items(), name, unit="cell"):
+        for title, (run, *how) in tqdm(GRIDS[name](loop).items(), name, unit="cell"):
             rows = [cells(f"{title}, {seed}", lambda: judged(run(*how, seed))) for seed in SEEDS]  # noqa: B023
             measured[title] = {key: [row[key] for row in rows] for key in rows[0]}
         finished.append((name, cells, measured))

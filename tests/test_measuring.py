@@ -140,4 +140,4 @@ def test_pretraining_writes_weights_card_and_record_and_again_only_a_record(tmp_
     run("--again")
     again = json.loads((tmp_path / "RESULTS" / "pretrain_photos-L_again.json").read_text("utf8"))
     assert again | {"minutes": 0} == first | {"minutes": 0}
-    assert weights.read_bytes() == kept and not (tmp_path / "STATE" / "photos-L_again.safetensors").exists()
+    assert weights.read_bytes() == kept and not (tmp_path / "STATE" / "photos-L_again").exists()
