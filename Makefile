@@ -21,7 +21,7 @@ book: env  ## build the website into _build/html
 test: book  ## lint, build the website, then run all tests and all notebooks
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest tests notebooks -n 2 --dist loadfile --nbval --nbval-current-env \
-		--nbval-cell-timeout=600 --nbval-sanitize-with=tests/nbval_sanitize.cfg
+		--nbval-cell-timeout=1800 --nbval-sanitize-with=tests/nbval_sanitize.cfg
 
 lab: env  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

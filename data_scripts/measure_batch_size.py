@@ -12,8 +12,8 @@ from record import Cells, record
 from tqdm import tqdm
 
 import bitlib
+from bitlib.device import pick_device
 from bitlib.pretrain import Upstream, pretrain
-from bitlib.trainer import pick_device
 
 TASK, PICTURES, LARGEST, LR = "glyphs-xs", 12_800, 64, 0.2
 SIZES, SEEDS = (2, 4, 16, 64), range(3)
@@ -32,6 +32,7 @@ def main():
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     device, task, glyphs = pick_device(args.device), bitlib.load_task(args.task), args.task == TASK
+    loop = bitlib.Loop(device=str(device), precision="fp32", progress=False)
     name = "batch_size" if glyphs else f"batch_size_{task.name}"
     common = {
         "task": task.name,
@@ -47,7 +48,7 @@ def main():
     cells = Cells(name, {k: v for k, v in common.items() if k not in ("seeds", "shots")})
 
     def accuracy(settings: Upstream, seed: int) -> float:
-        return cells(f"{settings} {seed}", lambda: pretrain(task, settings, device, seed, progress=False).test_accuracy)
+        return cells(f"{settings} {seed}", lambda: pretrain(task, settings, seed, loop).test_accuracy)
 
     with tqdm(total=(len(NORMS) + glyphs) * len(SIZES) * len(SEEDS), unit="run") as bar:
 

@@ -17,7 +17,7 @@ from record import RESULTS, Cells, commit, record, weights_of
 from tqdm import tqdm
 
 import bitlib
-from bitlib.trainer import pick_device
+from bitlib.device import pick_device
 from bitlib.transfer import default_rule
 
 SEEDS = range(5)
@@ -27,20 +27,20 @@ METHODS = {"finetune": "fine-tuned", "linear_probe": "frozen, linear head", "scr
 PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1)  # of the linear head: inverse strengths
 
 
-def finetuned(name, task, shots, seed, device):
+def finetuned(name, task, shots, seed, loop):
     model = bitlib.create_model(name, task.num_classes, pretrained=True)
-    return bitlib.finetune(model, task.few_shot(shots, seed), None, device, seed, progress=False)
+    return bitlib.finetune(model, task.few_shot(shots, seed), None, seed, loop)
 
 
-def probed(name, task, shots, seed, device, c):
+def probed(name, task, shots, seed, loop, c):
     model = bitlib.create_model(name, task.num_classes, pretrained=True)
-    return bitlib.linear_probe(model, task.few_shot(shots, seed), device=device, c=c, mirror=True)
+    return bitlib.linear_probe(model, task.few_shot(shots, seed), loop=loop, c=c, mirror=True)
 
 
-def scratch(name, task, shots, seed, device, lr):
+def scratch(name, task, shots, seed, loop, lr):
     subset, model = task.few_shot(shots, seed), bitlib.create_model(name, task.num_classes, seed=seed)
     rule = default_rule(model, subset).adapted(base_lr=lr, steps=SCRATCH_STEPS[shots])
-    return bitlib.finetune(model, subset, rule, device, seed, progress=False)
+    return bitlib.finetune(model, subset, rule, seed, loop)
 
 
 def main():
@@ -51,6 +51,7 @@ def main():
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     device, task, largest = pick_device(args.device), bitlib.load_task("cifar10"), args.models[0]
+    loop = bitlib.Loop(device=str(device), precision="fp32", progress=False)
     # Every eighth validation picture: they only choose the learning rate of training from scratch.
     task = replace(task, val=task.val.subset(torch.arange(0, len(task.val), 8)))
     rule = default_rule(bitlib.create_model(largest), task.few_shot(1))
@@ -75,7 +76,7 @@ def main():
                 c: fmean(
                     cells(
                         f"penalty {c} {shots} {seed}",
-                        lambda c=c, shots=shots, seed=seed: probed(largest, trial, shots, seed, device, c).val_accuracy,
+                        lambda c=c, shots=shots, seed=seed: probed(largest, trial, shots, seed, loop, c).val_accuracy,
                     )
                     for seed in range(100, 102)
                 )
@@ -87,7 +88,7 @@ def main():
     if "scratch" in args.methods:  # so does training from scratch with its learning rate
         by_rate = {
             lr: fmean(
-                cells(f"rate {lr} {seed}", lambda lr=lr, seed=seed: scratch(largest, task, 10, seed, device, lr).val_accuracy)
+                cells(f"rate {lr} {seed}", lambda lr=lr, seed=seed: scratch(largest, task, 10, seed, loop, lr).val_accuracy)
                 for seed in range(100, 102)
             )
             for lr in SCRATCH_RATES
@@ -107,7 +108,7 @@ def main():
                 for seed in SEEDS:
                     accuracy = cells(
                         f"{key} {shots} {seed}",
-                        lambda run=run, shots=shots, seed=seed: run(task, shots, seed, device).test_accuracy,
+                        lambda run=run, shots=shots, seed=seed: run(task, shots, seed, loop).test_accuracy,
                     )
                     measured[key][str(shots)].append(accuracy)
                     bar.update()

@@ -15,7 +15,7 @@ from record import Cells, record, weights_of
 from tqdm import tqdm
 
 import bitlib
-from bitlib.trainer import pick_device
+from bitlib.device import pick_device
 
 MODEL, STUDENT, SEEDS = "photos-L", "tiny", range(3)
 STEPS, STUDENT_STEPS = (150, 600), (300, 1200)
@@ -33,6 +33,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
     device, task = pick_device(parser.parse_args().device), bitlib.load_task("cifar10")
+
+    def loop(progress: str) -> bitlib.Loop:
+        return bitlib.Loop(device=str(device), precision="bf16", progress=progress)
+
     # Every fourth validation picture: they only choose learning rates.
     task = replace(task, val=task.val.subset(torch.arange(0, len(task.val), 4)))
     cells = Cells("cifar10_full", {"task": task.fingerprint, "recipe": RECIPE, "models": weights_of([MODEL])})
@@ -44,13 +48,13 @@ def main():
 
     def run(task: bitlib.Task, pretrained: bool, steps: int, lr: float, alpha: float, seed: int, progress: str) -> bitlib.Run:
         model = bitlib.create_model(MODEL, task.num_classes, pretrained=pretrained, seed=seed)
-        return bitlib.finetune(model, task, rule(steps, lr, alpha), device, seed, precision="bf16", progress=progress)
+        return bitlib.finetune(model, task, rule(steps, lr, alpha), seed, loop(progress))
 
     def student(task: bitlib.Task, way: str, steps: int, lr: float, seed: int, progress: str) -> bitlib.Run:
-        model, how = bitlib.create_model(STUDENT, task.num_classes, seed=seed), {"precision": "bf16", "progress": progress}
+        model = bitlib.create_model(STUDENT, task.num_classes, seed=seed)
         if way == "labels":
-            return bitlib.finetune(model, task, rule(steps, lr, 0.0), device, seed, **how)
-        return bitlib.distill(model, teacher.model, task, rule(steps, lr, 0.0), device, seed, **how)
+            return bitlib.finetune(model, task, rule(steps, lr, 0.0), seed, loop(progress))
+        return bitlib.distill(model, teacher.model, task, rule(steps, lr, 0.0), seed, loop(progress))
 
     rate = {}
     for pretrained in (True, False):

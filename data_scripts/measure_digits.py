@@ -13,7 +13,7 @@ from record import Cells, record, weights_of
 from tqdm import tqdm
 
 import bitlib
-from bitlib.trainer import pick_device
+from bitlib.device import pick_device
 from bitlib.transfer import default_rule
 
 SHOTS, SEEDS, MODEL, SCALES = (1, 5, 10, 25), range(5), "glyphs-L", ("glyphs-S", "glyphs-M", "glyphs-L")
@@ -22,28 +22,28 @@ SCRATCH = {"steps": 100, "resolution": (27, 24)}  # twice the steps of fine-tuni
 METHODS = {"finetune": "fine-tuned", "linear_probe": "frozen, linear head", "scratch": "from scratch"}
 
 
-def finetuned(name, task, device, shots, seed):
+def finetuned(name, task, loop, shots, seed):
     model = bitlib.create_model(name, task.num_classes, pretrained=True)
-    return bitlib.finetune(model, task.few_shot(shots, seed), None, device, seed, progress=False).test_accuracy
+    return bitlib.finetune(model, task.few_shot(shots, seed), None, seed, loop).test_accuracy
 
 
-def probed(task, device, shots, seed):
+def probed(task, loop, shots, seed):
     model = bitlib.create_model(MODEL, task.num_classes, pretrained=True)
-    return bitlib.linear_probe(model, task.few_shot(shots, seed), device=device).test_accuracy
+    return bitlib.linear_probe(model, task.few_shot(shots, seed), loop=loop).test_accuracy
 
 
-def scratch(task, device, lr, shots, seed):
+def scratch(task, loop, lr, shots, seed):
     """A run of the same network from random weights, with a learning rate of its own."""
     subset, model = task.few_shot(shots, seed), bitlib.create_model(MODEL, task.num_classes, seed=seed)
     rule = default_rule(model, subset).adapted(base_lr=lr, **SCRATCH)
-    return bitlib.finetune(model, subset, rule, device, seed, progress=False)
+    return bitlib.finetune(model, subset, rule, seed, loop)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
     device = pick_device(parser.parse_args().device)
-    task = bitlib.load_task("digits")
+    loop, task = bitlib.Loop(device=str(device), precision="fp32", progress=False), bitlib.load_task("digits")
     cells = Cells("digits", {"task": task.fingerprint, "scratch": SCRATCH, "models": weights_of(SCALES)})
     bar = tqdm(total=(len(SCALES) + 2) * len(SHOTS) * len(SEEDS) + 3 * len(SCRATCH_RATES), unit="run")
 
@@ -58,17 +58,17 @@ def main():
     # Scratch gets the rate that suits it best, on validation pictures and on draws that are not reported.
     by_rate = {
         lr: fmean(
-            measured(f"rate {lr}", lambda *how, lr=lr: scratch(task, device, lr, *how).val_accuracy, 5, seed)
+            measured(f"rate {lr}", lambda *how, lr=lr: scratch(task, loop, lr, *how).val_accuracy, 5, seed)
             for seed in range(100, 103)
         )
         for lr in SCRATCH_RATES
     }
     best = max(by_rate, key=by_rate.get)
-    scales = {name: row(name, partial(finetuned, name, task, device)) for name in SCALES}
+    scales = {name: row(name, partial(finetuned, name, task, loop)) for name in SCALES}
     methods = {
         "finetune": scales[MODEL],
-        "linear_probe": row("linear_probe", partial(probed, task, device)),
-        "scratch": row("scratch", lambda *how: scratch(task, device, best, *how).test_accuracy),
+        "linear_probe": row("linear_probe", partial(probed, task, loop)),
+        "scratch": row("scratch", lambda *how: scratch(task, loop, best, *how).test_accuracy),
     }
     bar.close()
     common = {

@@ -6,6 +6,7 @@ MixUp, with a weight drawn evenly from 0 to 1. Interrupt it when you like; the s
 """
 
 import argparse
+from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -13,7 +14,7 @@ from record import Cells, record, weights_of
 from tqdm import tqdm
 
 import bitlib
-from bitlib.trainer import pick_device
+from bitlib.device import pick_device
 
 TEACHER, STEPS, SEEDS = "glyphs-L", (100, 300, 1000), range(3)
 WAYS = {
@@ -29,22 +30,14 @@ def main():
     parser.add_argument("--device", default="auto")
     device, task = pick_device(parser.parse_args().device), bitlib.load_task("digits")
     cells = Cells("distillation", {"task": task.fingerprint, "recipe": RECIPE, "models": weights_of([TEACHER])})
-    teacher = bitlib.finetune(
-        bitlib.create_model(TEACHER, task.num_classes, pretrained=True), task.few_shot(10, 0), None, device, progress="teacher"
-    )
+    loop = bitlib.Loop(device=str(device), precision="fp32", progress=False)
+    model = bitlib.create_model(TEACHER, task.num_classes, pretrained=True)
+    teacher = bitlib.finetune(model, task.few_shot(10, 0), loop=replace(loop, progress="teacher"))
 
     def accuracy(consistent: bool, alpha: float, steps: int, seed: int) -> float:
         rule = bitlib.HyperRule(len(task.train), (32, 32)).adapted(steps=steps, alpha=alpha, **RECIPE)
-        return bitlib.distill(
-            bitlib.create_model("tiny", task.num_classes, seed=seed),
-            teacher.model,
-            task,
-            rule,
-            device,
-            seed,
-            consistent=consistent,
-            progress=False,
-        ).test_accuracy
+        student, how = bitlib.create_model("tiny", task.num_classes, seed=seed), bitlib.Distillation(consistent=consistent)
+        return bitlib.distill(student, teacher.model, task, rule, seed, loop, how).test_accuracy
 
     measured = {}
     with tqdm(total=len(WAYS) * len(STEPS) * len(SEEDS), unit="run") as bar:

@@ -12,30 +12,30 @@ from record import RESULTS, Cells, record, weights_of
 from tqdm import tqdm
 
 import bitlib
-from bitlib.trainer import pick_device
+from bitlib.device import pick_device
 from bitlib.transfer import default_rule
 
 SCALES = {"glyphs-S": "S", "glyphs-M": "M", "glyphs-L": "L"}
 DEPTHS = {"head": "head", "stage4": "stage 4 and head", "stage3": "stages 3, 4, head", None: "everything"}
 
 
-def accuracy(task, name, start, shots, seed, device):
+def accuracy(task, name, start, shots, seed, loop):
     """Test accuracy of one run."""
     subset, model = task.few_shot(shots, seed), bitlib.create_model(name, task.num_classes, pretrained=True)
     bitlib.freeze(model, start)
-    return bitlib.finetune(model, subset, default_rule(model, subset), device, seed, progress=False).test_accuracy
+    return bitlib.finetune(model, subset, default_rule(model, subset), seed, loop).test_accuracy
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
     device = pick_device(parser.parse_args().device)
-    task = bitlib.load_task("digits")
+    loop, task = bitlib.Loop(device=str(device), precision="fp32", progress=False), bitlib.load_task("digits")
     cells = Cells("transfer_map", {"task": task.fingerprint, "models": weights_of(SCALES)})
     bar = tqdm(total=len(SCALES) * len(DEPTHS) * len(SHOTS) * len(SEEDS), unit="run")
 
     def measured(name, start, shots, seed):
-        value = cells(f"{name} {start} {shots} {seed}", lambda: accuracy(task, name, start, shots, seed, device))
+        value = cells(f"{name} {start} {shots} {seed}", lambda: accuracy(task, name, start, shots, seed, loop))
         bar.update()
         return value
 

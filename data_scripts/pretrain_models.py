@@ -9,6 +9,7 @@ Interrupt it when you like; the same command goes on where it stopped. The photo
 """
 
 import argparse
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -119,8 +120,8 @@ def run(name: str, steps: int | None, device: str, again: bool) -> None:
     recipe = Upstream(**{**asdict(spec.recipe), **({"steps": steps} if steps else {})})
     task = bitlib.load_task(spec.task)
     label = f"{name}_again" if again else name
-    state = STATE / f"{label}.safetensors"
-    result = pretrain(task, recipe, device, checkpoint=state, resume=True, progress=label, precision=spec.precision)
+    loop = bitlib.Loop(device=device, precision=spec.precision, out=STATE / label, resume=True, progress=label)
+    result = pretrain(task, recipe, loop=loop)
     model = result.model
     if not again:
         bitlib.save_weights(
@@ -157,7 +158,7 @@ def run(name: str, steps: int | None, device: str, again: bool) -> None:
     )
     print(f"{label}: validation {result.val_accuracy:.4f}, test {result.test_accuracy:.4f}")
     if again:
-        state.unlink()  # or the next time would find the work done
+        shutil.rmtree(STATE / label)  # or the next time would find the work done
         return
     arch = model.arch
     kind = "A ResNet-v2 with group norm and weight standardisation"

@@ -46,8 +46,8 @@ class Cells:
         if self.path.exists() and (found := json.loads(self.path.read_text()))["identity"] == self.state["identity"]:
             self.state = found
 
-    def __call__(self, key: str, measure: Callable[..., float], *args) -> float:
-        """The value of that name; measured now, as measure(*args), if it is not there."""
+    def __call__(self, key: str, measure: Callable, *args):
+        """The value of that name, JSON-able; measured now, as measure(*args), if it is not there."""
         if key not in self.state["values"]:
             self.state["values"][key] = measure(*args)
             write_json(self.path, self.state)

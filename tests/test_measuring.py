@@ -28,6 +28,11 @@ SCRIPTS = {
         ["--task", "cifar10"],
         ["batch_size_cifar10"],
     ),
+    "measure_chapters": (
+        {"SHOTS": {"digits": {5: 40}, "tiles": {2: 40}}, "SMALL_STEPS": {2: 200}},
+        [],
+        ["norm_transfer", "freezing", "mixup", "soft_labels"],
+    ),
     "measure_cifar10_full": (
         {"STEPS": (2, 3), "STUDENT_STEPS": (2, 3), "RATES": (0.03, 0.1)},
         [],
@@ -89,6 +94,9 @@ def test_writes_what_the_pages_read_and_resumes(title, tmp_path, monkeypatch):
         shipped = json.loads((ROOT / "results" / f"{name}.json").read_text("utf8"))
         assert set(found) == set(shipped) and found.get("methods") == shipped.get("methods")
         assert all(len(cell) == 2 for method in found.get("methods", ()) for cell in found[method].values())
+        kinds = {frozenset(cell) for cell in shipped.get("cells", {}).values()}
+        assert {frozenset(cell) for cell in found.get("cells", {}).values()} == kinds
+        assert all(len(values) == 2 for cell in found.get("cells", {}).values() for values in cell.values())
     assert not list(tmp_path.rglob("measure/*.json"))  # or the next time would find the work done
 
     script = Script(title, tmp_path / "halved", monkeypatch)
@@ -132,4 +140,4 @@ def test_pretraining_writes_weights_card_and_record_and_again_only_a_record(tmp_
     run("--again")
     again = json.loads((tmp_path / "RESULTS" / "pretrain_photos-L_again.json").read_text("utf8"))
     assert again | {"minutes": 0} == first | {"minutes": 0}
-    assert weights.read_bytes() == kept and not (tmp_path / "STATE" / "photos-L_again.safetensors").exists()
+    assert weights.read_bytes() == kept and not (tmp_path / "STATE" / "photos-L_again").exists()

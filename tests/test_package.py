@@ -42,7 +42,8 @@ ROOMS = [
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder, source = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("source")
-    shutil.copytree(ROOT / "bitlib", source / "bitlib")  # a build leaves files behind, which the next one would take up
+    for name in ("bitlib", "results"):  # copied, since a build leaves files behind, which the next one would take up
+        shutil.copytree(ROOT / name, source / name)
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, source)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, source]
@@ -57,7 +58,13 @@ def test_the_wheel_holds_the_models_and_works_alone(wheel, tmp_path):
         figures = (ROOT / "bitlib" / "course" / "explorables").iterdir()
         assert {f"bitlib/course/explorables/{p.name}" for p in figures} <= set(file.namelist())
         assert {f"bitlib/pretrained/{m}{s}" for m in MODELS for s in (".safetensors", ".md")} <= set(file.namelist())
-    code = "import sys; sys.path.insert(0, 'site'); import bitlib.cli; sys.exit(bitlib.cli.main(['models', '--json']))"
+    stored = {p.name: p.read_bytes() for p in (ROOT / "results").glob("*.json")}
+    assert {p.name: p.read_bytes() for p in (tmp_path / "site" / "bitlib" / "results").iterdir()} == stored
+    code = (
+        "import sys; sys.path.insert(0, 'site'); from bitlib.course.notebook import stored; import contextlib, bitlib.cli\n"
+        "with contextlib.redirect_stdout(sys.stderr): assert stored('digits')['finetune'][25]\n"
+        "sys.exit(bitlib.cli.main(['models', '--json']))"
+    )
     done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert sorted(m["name"] for m in json.loads(done.stdout) if m["source"] == "course") == MODELS
 

@@ -96,6 +96,14 @@ def test_every_cell_has_three_seeds(name):
         assert all(len(values) == 3 and all(0 <= v <= 1 for v in values) for values in data[method].values())
 
 
+@pytest.mark.parametrize("name", ["norm_transfer", "freezing", "mixup", "soft_labels"])
+def test_every_cell_beside_a_live_run_has_three_seeds(name):
+    data = load(name)
+    assert data["seeds"] == [0, 1, 2] and data["commit"] and data["torch"] and data["device"]
+    for cell in data["cells"].values():
+        assert all(len(values) == 3 and all(0 <= v <= 1 for v in values) for values in cell.values())
+
+
 def test_chapter_on_norms():
     """Sentences of chapter 4 about steps of two pictures, and about two pictures a device."""
     steps = load("batch_size")

@@ -1,10 +1,11 @@
-"""What the notebooks share and nothing else needs: set-up, running the command line, live controls.
+"""What the notebooks share and nothing else needs: set-up, stored measurements, the command line, live controls.
 
 The only module that knows Jupyter; the others work without it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -48,6 +49,19 @@ def run_command(line: str, cwd: str | Path, processes: int = 1) -> None:
     command = [sys.executable, *launcher, "-m", "bitlib", *arguments]
     done = subprocess.run(command, cwd=cwd, env=env, text=True, capture_output=True)
     print((done.stdout + (done.stderr if done.returncode else "")).rstrip())
+
+
+def stored(name: str) -> dict:
+    """What a script in data_scripts has measured: results/NAME.json, whose numeric keys come back as int.
+
+    Prints where and with what it was measured. Raises FileNotFoundError for a name that was never measured.
+    """
+    package = Path(__file__).parents[1]  # a wheel holds results/ inside, see pyproject.toml; a checkout beside the package
+    folder = package / "results" if (package / "results").is_dir() else package.parent / "results"
+    text = (folder / f"{name}.json").read_text("utf8")
+    found = json.loads(text, object_hook=lambda d: {int(k) if k.isdigit() else k: v for k, v in d.items()})
+    print(f"{name}: measured on {found['device']}, torch {found['torch']}, commit {found['commit']}, seeds {found['seeds']}")
+    return found
 
 
 def mean_and_std(values: list[float]) -> str:
@@ -125,14 +139,14 @@ def live_freezing(name: str, task, steps: int = 25) -> object:
     depth = widgets.SelectionSlider(
         options=("head", "stage4", "stage3", "everything"), description="train from", continuous_update=False
     )
-    answer = widgets.Label()
+    answer, loop = widgets.Label(), Loop(device="cpu", precision="fp32", progress=False)
 
     def run(_=None) -> None:
         few = task.few_shot(shots.value, 0)
         model = freeze(
             create_model(name, task.num_classes, pretrained=True), None if depth.value == "everything" else depth.value
         )
-        done = finetune(model, few, default_rule(model, few).adapted(steps=steps), loop=Loop("cpu", "fp32", progress=False))
+        done = finetune(model, few, default_rule(model, few).adapted(steps=steps), loop=loop)
         share = sum(p.numel() for p in model.parameters() if p.requires_grad) / sum(p.numel() for p in model.parameters())
         answer.value = (
             f"{share:.1%} of the weights trained: {done.evaluate('train').accuracy:.0%} of the training "
