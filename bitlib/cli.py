@@ -163,9 +163,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command("bench", run_bench, "measure speed and memory on this machine, beside batch norm and timm")
     sub.add_argument("--mode", nargs="+", default=["train", "infer"], choices=("train", "infer"))
-    sub.add_argument("--side", type=_positive, nargs="+", default=[128], metavar="PX", help="of the pictures (default: 128)")
+    sub.add_argument("--side", type=_positive, nargs="+", default=[128], metavar="PX", help="of the images (default: 128)")
     sub.add_argument("--batch-size", type=_positive, nargs="+", default=[8], metavar="B")
-    sub.add_argument("--precision", nargs="+", default=["fp32", "bf16"], choices=("fp32", "bf16"))
+    sub.add_argument(
+        "--precision", nargs="+", choices=PRECISIONS[1:], help="(default: fp32, and 16 bits where they are fast on this device)"
+    )
     sub.add_argument("--compile", action="store_true", help="compile all of them with torch.compile first")
     sub.add_argument("--rounds", type=_positive, default=10, metavar="N", help="turns that each takes (default: 10)")
     sub.add_argument("--parts", action="store_true", help="time data, checkpoint and linear head as well")
@@ -458,10 +460,11 @@ def run_pretrain(args) -> None:
 def run_bench(args) -> None:
     """`bitlib bench`."""
     from .course.bench import Case, run_cases, table, time_parts
-    from .device import need_compiler, pick_device
+    from .device import need_compiler, pick_device, pick_precision
     from .transfer import environment, write_json
 
     device = pick_device(args.device)
+    precisions = args.precision or dict.fromkeys(["fp32", pick_precision("auto", device)])
     if args.compile:
         need_compiler()
     if min(args.side) < 32:
@@ -470,7 +473,7 @@ def run_bench(args) -> None:
     cases = run_cases(
         [
             Case(mode, side, size, precision, args.compile)
-            for precision in args.precision
+            for precision in precisions
             for mode in args.mode
             for side in args.side
             for size in args.batch_size

@@ -59,15 +59,17 @@ def fast_16_bits(device: str) -> str | None:
         return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
     if device != "cpu":
         return None
-    best = {}
+    best, threads = {}, torch.get_num_threads()
+    torch.set_num_threads(1)  # threads that wait for each other on a busy machine would be measured instead
     for dtype in (torch.float32, torch.bfloat16):
         a = torch.ones(256, 256, dtype=dtype)
         times = []
-        for _ in range(4):  # the first one also chooses kernels
+        for _ in range(8):  # the first one also chooses kernels
             start = time.perf_counter()
             a @ a
             times.append(time.perf_counter() - start)
         best[dtype] = min(times)
+    torch.set_num_threads(threads)
     return "bf16" if 2 * best[torch.bfloat16] < best[torch.float32] else None
 
 

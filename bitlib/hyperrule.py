@@ -1,4 +1,4 @@
-"""The BiT-HyperRule: every fine-tuning setting from the size of the task and of its pictures.
+"""The BiT-HyperRule: every fine-tuning setting from the size of the task and of its images.
 
 Owns the rule as pure functions of numbers; plain Python. Two variants, because the paper (section 3.3) and the
 code released with it (`bit_hyperrule.py`) disagree on decay steps, warm-up and resolution.
@@ -7,30 +7,41 @@ code released with it (`bit_hyperrule.py`) disagree on decay steps, warm-up and 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import isfinite
+from typing import NamedTuple
 
 SMALL_TASK, MEDIUM_TASK = 20_000, 500_000  # strict: 20,000 examples are already a medium task
 SMALL_IMAGE_AREA = 96 * 96
 
-# Steps: (end of warm-up, first, second and third decay, end).
-_CODE = {
-    "small": (100, 200, 300, 400, 500),
-    "medium": (500, 3000, 6000, 9000, 10_000),
-    "large": (500, 6000, 12_000, 18_000, 20_000),
+
+class Schedule(NamedTuple):
+    """In steps: end of the warm-up, the three divisions of the learning rate by ten, end of training."""
+
+    warmup: int
+    decays: tuple[int, int, int]
+    end: int
+
+
+SCHEDULES = {
+    ("code", "small"): Schedule(100, (200, 300, 400), 500),
+    ("code", "medium"): Schedule(500, (3000, 6000, 9000), 10_000),
+    ("code", "large"): Schedule(500, (6000, 12_000, 18_000), 20_000),
+    ("paper", "small"): Schedule(0, (150, 300, 450), 500),
+    ("paper", "medium"): Schedule(0, (3000, 6000, 9000), 10_000),
+    ("paper", "large"): Schedule(0, (6000, 12_000, 18_000), 20_000),
 }
-_PAPER = {"small": (0, 150, 300, 450, 500), "medium": (0, 3000, 6000, 9000, 10_000), "large": (0, 6000, 12_000, 18_000, 20_000)}
 
 
 @dataclass(frozen=True)
 class HyperRule:
     """Settings for one fine-tuning run.
 
-    num_examples: labelled training examples, 1 or more. image_size: (height, width) of the original pictures in
+    num_examples: labelled training examples, 1 or more. image_size: (height, width) of the original images in
     pixels. variant: "code" (as released) or "paper". model: a model name; it matters only for R152x4, which the
     paper fine-tunes at a higher resolution (footnote 1).
 
-    The remaining fields depart from the rule and are None, or the rule's own value, unless you ask: `steps`
-    stretches or shrinks the whole schedule, warm-up and decays with it; `resolution` is (resize, crop) in pixels;
-    `alpha` is MixUp's. `is_adapted` tells whether any of them was used.
+    Set the other fields only to depart from the rule. steps: stretches or shrinks the whole schedule, warm-up and
+    decays with it; resolution: (resize, crop) in pixels; alpha: MixUp's. `is_adapted` tells whether anything departs.
 
     Raises ValueError for values out of range.
     """
@@ -50,15 +61,16 @@ class HyperRule:
     def __post_init__(self):
         if self.variant not in ("code", "paper"):
             raise ValueError(f"unknown HyperRule variant {self.variant!r}; choose 'code' or 'paper'")
-        for name in ("num_examples", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        for name in ("num_examples", "batch_size", "steps"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be 1 or more")
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise ValueError(f"image_size is {self.image_size}; give (height, width) in pixels")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; it must be 1 or more")
-        if not self.base_lr > 0:
-            raise ValueError(f"base_lr is {self.base_lr}; it must be above 0")
+        if not (self.base_lr > 0 and isfinite(self.base_lr)):
+            raise ValueError(f"base_lr is {self.base_lr}; it must be a number above 0")
+        for name in ("momentum", "weight_decay", "alpha"):
+            if (value := getattr(self, name)) is not None and not value >= 0:
+                raise ValueError(f"{name} is {value}; it must be 0 or more")
         if self.resolution is not None and not 1 <= self.resolution[1] <= self.resolution[0]:
             raise ValueError(f"resolution is {self.resolution}; give (resize, crop) with crop <= resize")
 
@@ -68,8 +80,13 @@ class HyperRule:
 
     @property
     def is_adapted(self) -> bool:
-        """Whether anything departs from the published rule."""
-        return self != HyperRule(self.num_examples, self.image_size, self.variant, self.model)
+        """Whether any value departs from the published rule."""
+        return self._values != HyperRule(self.num_examples, self.image_size, self.variant, self.model)._values
+
+    @property
+    def _values(self) -> tuple:
+        optimizer = self.base_lr, self.batch_size, self.momentum, self.weight_decay
+        return self.schedule, self._resolution, self.mixup_alpha, optimizer
 
     @property
     def task_size(self) -> str:
@@ -78,24 +95,26 @@ class HyperRule:
         return "small" if n < SMALL_TASK else "medium" if n < MEDIUM_TASK else "large"
 
     @property
-    def _supports(self) -> tuple[int, ...]:
-        supports = (_CODE if self.variant == "code" else _PAPER)[self.task_size]
+    def schedule(self) -> Schedule:
+        """Warm-up, decays and end, stretched to `steps`. No decay comes before the first step."""
+        full = SCHEDULES[self.variant, self.task_size]
         if self.steps is None:
-            return supports
-        return (*(round(s * self.steps / supports[-1]) for s in supports[:-1]), self.steps)
+            return full
+        warmup, *decays = (round(step * self.steps / full.end) for step in (full.warmup, *full.decays))
+        return Schedule(warmup, tuple(max(1, step) for step in decays), self.steps)
 
     @property
     def total_steps(self) -> int:
-        return self._supports[-1]
+        return self.schedule.end
 
     @property
     def warmup_steps(self) -> int:
-        return self._supports[0]
+        return self.schedule.warmup
 
     @property
     def boundaries(self) -> tuple[int, int, int]:
         """The three steps at which the learning rate is divided by ten (code: from the step after, see `lr`)."""
-        return self._supports[1:-1]
+        return self.schedule.decays
 
     @property
     def _resolution(self) -> tuple[int, int]:
@@ -109,12 +128,12 @@ class HyperRule:
 
     @property
     def resize(self) -> int:
-        """Side in pixels of the square that training pictures are resized to, before the random crop."""
+        """Side in pixels of the square that training images are resized to, before the random crop."""
         return self._resolution[0]
 
     @property
     def crop(self) -> int:
-        """Side in pixels of the random training crop, and of the resized (not cropped) test picture."""
+        """Side in pixels of the random training crop, and of the resized (not cropped) test image."""
         return self._resolution[1]
 
     @property

@@ -140,6 +140,9 @@ class GroupNorm(nn.GroupNorm):
     fused = False  # with the ReLU behind it, in one kernel; see `use_triton`
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.is_cpu and not x.requires_grad and self.weight.requires_grad and torch.is_grad_enabled():
+            # Behind frozen layers: the backward pass of PyTorch 2.11 to 2.13 crashes on channels-last input that needs none.
+            x = x.detach().requires_grad_()
         if x.dtype in (torch.bfloat16, torch.float16) and self.weight.dtype == torch.float32:
             return _GroupNorm16.apply(x, self.weight, self.bias, self.num_groups, self.eps)
         return super().forward(x)
@@ -230,6 +233,20 @@ def split_batch_norm(model: nn.Module, device_batch: int | None) -> nn.Module:
                 norm.device_batch = device_batch
                 setattr(parent, name, norm.train(child.training))
     return model
+
+
+@contextmanager
+def still_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch norm normalises by the batch, as in training, and leaves its running statistics as they are."""
+    norms = [(m, m.momentum, m.num_batches_tracked.clone()) for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    try:
+        for norm, _, _ in norms:
+            norm.momentum = 0.0
+        yield
+    finally:
+        for norm, momentum, count in norms:
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
 
 
 def batch_norm_statistics(model: nn.Module) -> list[Tensor]:

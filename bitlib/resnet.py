@@ -8,14 +8,16 @@ Follows paper section 3.3 and the official PyTorch code; submodules are named af
 from __future__ import annotations
 
 import reprlib
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .norm import StdConv2d, make_conv, make_norm, norm_relu
+from .norm import StdConv2d, make_conv, make_norm, norm_relu, still_statistics
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 
@@ -133,6 +135,11 @@ class Root(nn.Module):
         return F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 2) if self.pool else x
 
 
+def _first_and_second_run(unit: Unit):
+    """The contexts of a checkpointed unit's two forward passes."""
+    return nullcontext(), still_statistics(unit)
+
+
 class ResNetV2(nn.Module):
     """A pre-activation ResNet with a linear head of `num_classes` outputs.
 
@@ -180,7 +187,8 @@ class ResNetV2(nn.Module):
         if not (self.grad_checkpointing and self.training and torch.is_grad_enabled()):
             return stage(x)
         for unit in stage:
-            x = checkpoint(unit, x, use_reentrant=False)
+            # The second run must not move the running statistics of batch norm once more.
+            x = checkpoint(unit, x, use_reentrant=False, context_fn=partial(_first_and_second_run, unit))
         return x
 
     def stage_features(self, x: Tensor) -> dict[str, Tensor]:

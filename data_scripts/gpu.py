@@ -372,7 +372,6 @@ def code() -> str:
 def child(part: Part, device: str, tiny: bool, file: Path) -> None:
     """Run a part in this process and write its status and figures to `file`."""
     from bitlib.device import pick_device
-
     from bitlib.transfer import environment, write_json
 
     where = pick_device(device)

@@ -69,6 +69,8 @@ def test_published_defaults():
     assert (rule.base_lr, rule.batch_size, rule.momentum, rule.weight_decay) == (0.003, 512, 0.9, 0.0)
     assert math.isclose(rule.epochs, 102.4)  # CIFAR: "HyperRule in epochs"
     assert not rule.is_adapted and rule.adapted(base_lr=0.001).is_adapted
+    same = dict(steps=10_000, resolution=(160, 128), alpha=0.1)  # the rule's own values, said aloud
+    assert not rule.adapted(**same).is_adapted
 
 
 @given(st.integers(1, 10**6), st.integers(5, 3000), st.sampled_from(["code", "paper"]))
@@ -88,6 +90,9 @@ def test_a_stretched_schedule_keeps_its_shape(n, steps, variant):
         dict(image_size=(0, 5)),
         dict(variant="colab"),
         dict(base_lr=0.0),
+        dict(base_lr=math.inf),
+        dict(alpha=-1.0),
+        dict(momentum=-0.1),
         dict(batch_size=0),
         dict(steps=0),
         dict(resolution=(32, 36)),
@@ -101,3 +106,9 @@ def test_values_out_of_range_are_named(wrong):
 def test_negative_step():
     with pytest.raises(ValueError, match="-1"):
         HyperRule(10, (32, 32)).lr(-1)
+
+
+@pytest.mark.parametrize("variant", ["code", "paper"])
+def test_the_first_step_of_a_short_run_is_not_decayed(variant):
+    """Boundaries used to round to 0, which divided the only step's rate by a thousand."""
+    assert HyperRule(100, (32, 32), variant, steps=1).lr(0) == 0.003

@@ -7,7 +7,6 @@ import contextlib
 import io
 import json
 import random
-import resource
 import struct
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from conftest import memory
 from PIL import Image
 
 from bitlib import UserError
@@ -137,5 +137,4 @@ def predict(path: str) -> tuple[int, str, str]:
 
 if __name__ == "__main__":
     results = [predict(path) for path in sys.argv[1:]]
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    json.dump({"outcomes": results, "memory": peak}, sys.stdout)
+    json.dump({"outcomes": results, "memory": memory()[1]}, sys.stdout)

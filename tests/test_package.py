@@ -25,11 +25,12 @@ SOURCES = {
 }
 # Data flows down this list. A module imports from its own line or a line above it, and never in a circle.
 ROOMS = [
-    ["files", "download", "distributed"],
+    ["files", "loop", "hyperrule"],
+    ["download", "distributed", "device", "mixup"],
     ["data"],
     ["kernels", "norm", "resnet"],
     ["weights"],
-    ["hyperrule", "mixup", "distill", "evaluate", "loop", "trainer"],
+    ["distill", "evaluate", "trainer"],
     ["transfer", "pretrain"],
     ["export"],
     [""],  # bitlib/__init__.py, which gives the public names

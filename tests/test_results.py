@@ -1,5 +1,6 @@
 """What the pages say in words about results/*.json, held against the files: sentences are not read from them."""
 
+import importlib
 import json
 import math
 from pathlib import Path
@@ -184,16 +185,15 @@ def test_speed_page():
 
 def bench_tables(doctree) -> list[list[list[str]]]:
     """Cells of every table, row by row, the heads first."""
-    from docutils import nodes
-
+    nodes = importlib.import_module("docutils.nodes")
     return [[[e.astext() for e in row.findall(nodes.entry)] for row in t.findall(nodes.row)] for t in doctree]
 
 
 def test_tables_of_speeds(monkeypatch):
     """Both formats, the faster one counts, its ratio within each round; a network that does not fit; a file of the old kind."""
     monkeypatch.syspath_prepend(RESULTS.parent / "book" / "_ext")
-    from bl_results import bench_case
-    from docutils import nodes
+    nodes = pytest.importorskip("docutils.nodes")
+    bench_case = importlib.import_module("bl_results").bench_case
 
     def row(name, layout, speeds, size=8):
         return {

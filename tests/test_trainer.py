@@ -1,9 +1,11 @@
 """The loop: exact micro-batches, exact resume, saving on interruption, and saying what went wrong."""
 
+import math
 import os
 import shutil
 import signal
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,10 +16,10 @@ from safetensors.torch import load_file
 from bitlib import Loop, UserError
 from bitlib.data.batches import ahead
 from bitlib.data.sampling import generator_for
-from bitlib.device import memory_format, pick_device
+from bitlib.device import fast_16_bits, memory_format, pick_device, pick_precision
 from bitlib.norm import standardized_convs
 from bitlib.resnet import ResNetV2
-from bitlib.trainer import History, Interrupted, Sgd, train
+from bitlib.trainer import History, Interrupted, Sgd, read_checkpoint, settle, train
 
 
 def batch(step: int):
@@ -259,6 +261,19 @@ def test_out_of_memory_halves_the_parts_and_goes_on_with_the_same_steps(capsys):
     assert all(c.held is None for c in standardized_convs(model))
 
 
+def test_statistics_move_once_a_step_whatever_is_computed_twice():
+    """Gradient checkpointing runs each unit twice, and running out of memory a whole step."""
+    plain, checkpointed = (ResNetV2(TINY_BN, 3) for _ in range(2))
+    checkpointed.grad_checkpointing = True
+    for model in (plain, checkpointed):
+        train(model, batch, loss, sgd(3), QUIET)
+    assert difference(plain, checkpointed) == 0 and plain.norm.num_batches_tracked == 3
+    retried, small = ResNetV2(TINY_BN, 3), ResNetV2(TINY_BN, 3)
+    train(retried, batch, Small(6), sgd(3), QUIET)
+    train(small, batch, loss, sgd(3), Loop(precision="fp32", micro_batches=2, progress=False))
+    assert difference(retried, small) == 0 and retried.norm.num_batches_tracked == 6
+
+
 def test_out_of_memory_with_one_picture_is_the_end():
     with pytest.raises(UserError, match="out of memory with 1 image at a time; use smaller images or a smaller model"):
         train(ResNetV2(TINY, 3), batch, Small(0), sgd(3), QUIET)
@@ -358,3 +373,87 @@ def test_compiling_without_a_compiler(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(UserError, match="torch.compile needs a C\\+\\+ compiler"):
         run(sgd=sgd(2), compile=True)
+
+
+def scaled_loss(factor: float):
+    """A loss whose gradients leave the range of 16-bit floats at step 2, scaled as they are."""
+
+    def value(model, x, y):
+        return loss(model, x, y) * (factor if torch.equal(x, batch(2)[0]) else 1.0)
+
+    return value
+
+
+def test_fp16_skips_an_overflow_and_halves_the_scale(tmp_path):
+    """Weights and momentum stay as they were, and a resumed run knows the scale."""
+    model = ResNetV2(TINY, 3)
+    options = Loop(device="cpu", precision="fp16", progress=False, out=tmp_path, checkpoint_every=1)
+    states = []
+
+    def keep(step):
+        states.append({k: v.clone() for k, v in model.state_dict().items()})
+        return batch(step)
+
+    train(model, keep, scaled_loss(1e6), sgd(6), options)
+    moved = [any(not torch.equal(a[k], b[k]) for k in a) for a, b in zip(states, states[1:])]
+    assert moved == [True, True, False, True, True]  # step 2 was skipped, and nothing else
+    meta = read_checkpoint(tmp_path / "checkpoint" / "state.safetensors")[1]
+    assert meta["scaler"]["scale"] == 2.0**15 and meta["precision"] == "fp16"
+
+    def dying(step):
+        if step == 4:
+            raise ZeroDivisionError
+        return batch(step)
+
+    again = ResNetV2(TINY, 3)
+    with pytest.raises(ZeroDivisionError):
+        train(again, dying, scaled_loss(1e6), sgd(6), replace(options, out=tmp_path / "cut"))
+    train(again, batch, scaled_loss(1e6), sgd(6), replace(options, out=tmp_path / "cut", resume=True))
+    assert difference(model, again) == 0
+
+
+def test_fp16_keeps_master_weights_and_stays_near_fp32():
+    _, full = run(sgd=sgd(20))
+    model, half = run(sgd=sgd(20), precision="fp16")
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert half.rows[-1]["loss"] == pytest.approx(full.rows[-1]["loss"], abs=0.05)
+    assert half.column("loss")[1] != full.column("loss")[1]
+
+
+def test_auto_precision_is_settled_once(tmp_path, capsys):
+    """What a checkpoint was begun with counts, whatever this processor would choose."""
+    run(sgd=sgd(4), precision="bf16", out=tmp_path, batches=InAdvance(batch, 0))
+    (tmp_path / "run.json").unlink(missing_ok=True)
+    model = ResNetV2(TINY, 3)
+    settled = settle(Loop(device="cpu", out=tmp_path, resume=True), torch.device("cpu"))
+    assert settled.precision == "bf16"
+    train(model, batch, loss, sgd(4), Loop(device="cpu", out=tmp_path, resume=True, progress=False))
+    assert settle(Loop(), torch.device("cpu")).precision == (fast_16_bits("cpu") or "fp32")
+
+
+def test_a_slow_precision_says_so(capsys):
+    slow = "fp16"  # there is no processor in 2026 on which PyTorch trains faster in it
+    assert pick_precision(slow, torch.device("cpu")) == slow
+    assert "fp16 is slow on this processor" in capsys.readouterr().err
+    assert pick_precision("fp32", torch.device("cpu")) == "fp32" and capsys.readouterr().err == ""
+
+
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path):
+    """A finite loss, and an update that is not: the checkpoint before it is kept, and named."""
+
+    def exploding(step):
+        return 0.05 if step < 3 else math.inf
+
+    file = tmp_path / "checkpoint" / "state.safetensors"
+    with pytest.raises(UserError, match=f"after step 4; lower the learning rate; the state of step 3 is in {file}"):
+        run(sgd=Sgd(6, exploding), out=tmp_path, checkpoint_every=1)
+    assert read_checkpoint(file)[1]["step"] == 3
+
+
+def test_a_run_is_not_overwritten_silently(tmp_path):
+    """After Ctrl-C, the same command without --resume used to begin anew and replace the saved state."""
+    run(out=tmp_path)
+    before = (tmp_path / "checkpoint" / "state.safetensors").read_bytes()
+    with pytest.raises(UserError, match=f"{tmp_path} holds a run that was saved after step 6; add --resume"):
+        run(out=tmp_path)
+    assert (tmp_path / "checkpoint" / "state.safetensors").read_bytes() == before

@@ -409,7 +409,7 @@ def table(cases: list[dict]) -> str:
         best = best_rows(case["rows"])
         first = next(iter(best), None)
         for row in case["rows"]:
-            name = f"  {row['contestant']:<36}{row['layout']:<15}"
+            name = f"  {row['contestant']:<38}{row['layout']:<15}"
             if not row["speeds"]:
                 lines.append(f"{name}out of memory")
                 continue
