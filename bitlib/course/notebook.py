@@ -139,7 +139,7 @@ def live_freezing(name: str, task, steps: int = 25) -> object:
     depth = widgets.SelectionSlider(
         options=("head", "stage4", "stage3", "everything"), description="train from", continuous_update=False
     )
-    answer, loop = widgets.Label(), Loop(device="cpu", precision="fp32", progress=False)
+    answer = widgets.Label()
 
     def run(_=None) -> None:
         few = task.few_shot(shots.value, 0)
