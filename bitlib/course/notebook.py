@@ -131,7 +131,7 @@ def live_freezing(name: str, task, steps: int = 25) -> object:
     """
     import ipywidgets as widgets
 
-    from .. import Loop, create_model, finetune, freeze
+    from .. import create_model, finetune, freeze
     from ..transfer import default_rule
 
     shots = widgets.SelectionSlider(options=(1, 5, 25), value=5, description="shots", continuous_update=False)
