@@ -131,7 +131,7 @@ def live_freezing(name: str, task, steps: int = 25) -> object:
     """
     import ipywidgets as widgets
 
-    from .. import create_model, finetune, freeze
+    from .. import Loop, create_model, finetune, freeze
     from ..transfer import default_rule
 
     shots = widgets.SelectionSlider(options=(1, 5, 25), value=5, description="shots", continuous_update=False)
@@ -139,14 +139,14 @@ def live_freezing(name: str, task, steps: int = 25) -> object:
     depth = widgets.SelectionSlider(
         options=("head", "stage4", "stage3", "everything"), description="train from", continuous_update=False
     )
-    answer = widgets.Label()
+    answer, quiet = widgets.Label(), Loop(device="cpu", precision="fp32", progress=False)
 
     def run(_=None) -> None:
         few = task.few_shot(shots.value, 0)
         model = freeze(
             create_model(name, task.num_classes, pretrained=True), None if depth.value == "everything" else depth.value
         )
-        done = finetune(model, few, default_rule(model, few).adapted(steps=steps), loop=loop)
+        done = finetune(model, few, default_rule(model, few).adapted(steps=steps), loop=quiet)
         share = sum(p.numel() for p in model.parameters() if p.requires_grad) / sum(p.numel() for p in model.parameters())
         answer.value = (
             f"{share:.1%} of the weights trained: {done.evaluate('train').accuracy:.0%} of the training "
