@@ -22,6 +22,8 @@ TINY_BN = Arch((1, 1, 1, 1), root_width=8, groups=4, stem="small", norm="bn", st
 def _home(tmp_path_factory, monkeypatch):
     """No test sees, or writes to, the cache of whoever runs it."""
     monkeypatch.setenv("BITLIB_HOME", str(tmp_path_factory.mktemp("home")))
+    # Nor what another version of PyTorch compiled, which can crash this one.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "compiled"))
 
 
 def toy_task(train: int = 24, classes: int = 3, side: int = 12, seed: int = 0) -> Task:

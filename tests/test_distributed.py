@@ -132,6 +132,24 @@ def test_the_first_process_alone_looks_at_files(tmp_path):
     assert max((end[f"model.{name}"] - p).abs().max().item() for name, p in whole.named_parameters()) < 1e-6
 
 
+@pytest.mark.parametrize(
+    "gpus, local, device, backend",
+    [(4, 4, "auto", "cpu:gloo,cuda:nccl"), (4, 4, "cpu", "gloo"), (1, 2, "cuda", "gloo"), (0, 2, "auto", "gloo")],
+)
+def test_the_backend_follows_the_device(monkeypatch, gpus, local, device, backend):
+    """`--device cpu` on a machine with GPUs used to get NCCL, which has no tensors of the CPU."""
+    chosen, seen = [], []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr("torch.distributed.init_process_group", seen.append)
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
+    for name, value in {"WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": local, "LOCAL_RANK": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    with process_group(device):
+        pass
+    assert seen == [backend] and chosen == ([1 % gpus] if gpus and device != "cpu" else [])
+
+
 @pytest.mark.parametrize("size, world", [(11, 3), (8, 8), (5, 1)])
 def test_rows_are_dealt_out(monkeypatch, size, world):
     dealt = []

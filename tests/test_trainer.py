@@ -369,6 +369,13 @@ def test_compiled_equals_eager(tmp_path):
     )  # no trace of the compiler in the names
 
 
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_compiled_in_16_bits_and_parts():
+    _, eager = run(sgd=sgd(2), precision="bf16", micro_batches=2)
+    _, compiled = run(sgd=sgd(2), precision="bf16", micro_batches=2, compile=True)
+    assert compiled.column("loss")[1] == pytest.approx(eager.column("loss")[1], rel=0.02)
+
+
 def test_compiling_without_a_compiler(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(UserError, match="torch.compile needs a C\\+\\+ compiler"):

@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import replace
+from statistics import fmean, stdev
 
 import pytest
 import torch
@@ -10,9 +11,9 @@ from conftest import QUIET, TINY, TINY_BN, quiet, toy_task
 
 import bitlib
 import bitlib.data.batches as batches_module
-from bitlib import HyperRule, UserError, create_model, few_shot_runs, finetune, freeze, linear_probe, load_task
+from bitlib import ARCHS, HyperRule, UserError, create_model, few_shot_runs, finetune, freeze, linear_probe, load_task
 from bitlib.data import ArrayImages
-from bitlib.resnet import ResNetV2, Root
+from bitlib.resnet import ResNetV2
 from bitlib.transfer import default_rule
 from bitlib.weights import ModelInfo
 
@@ -48,10 +49,10 @@ def test_published_rule_for_official_models_adapted_one_for_the_course_models():
 
 
 @pytest.mark.parametrize("precision, layout", [("fp32", torch.channels_last), ("bf16", torch.contiguous_format)])
-def test_weights_and_pictures_lie_as_suits_the_machine(monkeypatch, precision, layout):
-    seen, task = [], toy_task()
-    monkeypatch.setattr(Root, "forward", lambda self, x, real=Root.forward: seen.append(x) or real(self, x))
-    run = finetune(tiny(), task, rule(task, 1), loop=quiet(precision=precision))
+def test_weights_and_images_lie_as_suits_the_machine(precision, layout):
+    seen, task, model = [], toy_task(), tiny()
+    model.root.register_forward_pre_hook(lambda root, arguments: seen.append(arguments[0]))
+    run = finetune(model, task, rule(task, 1), loop=quiet(precision=precision))
     assert seen[0].is_contiguous(memory_format=layout)
     assert run.model.stage1[0].b.conv.weight.is_contiguous(memory_format=layout)
 
@@ -182,6 +183,20 @@ def test_real_digits_gain_from_the_course_weights():
         create_model("glyphs-L", 10, seed=0), task, default_rule(tuned.model, task).adapted(base_lr=0.1), loop=QUIET
     )
     assert tuned.test_accuracy > 0.88 and tuned.test_accuracy > scratch.test_accuracy + 0.05
+
+
+def test_fp16_learns_as_fp32_does():
+    """100 steps on real digits with loss scaling: on average within two standard deviations of four runs in fp32."""
+    task = load_task("digits")
+    how = HyperRule(len(task.train), task.image_size, steps=100, batch_size=16, resolution=(16, 16), base_lr=0.05)
+
+    def accuracies(precision, seeds):
+        networks = [(seed, ResNetV2(ARCHS["tiny"], 10, seed)) for seed in range(seeds)]
+        return [finetune(net, task, how, seed, quiet(precision=precision)).test_accuracy for seed, net in networks]
+
+    full, half = accuracies("fp32", 4), accuracies("fp16", 2)
+    assert abs(fmean(half) - fmean(full)) <= 2 * stdev(full) and min(full) > 0.5
+    assert half != full[:2]
 
 
 def test_weights_are_safe_before_the_last_evaluation(tmp_path, monkeypatch):
