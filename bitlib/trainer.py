@@ -168,6 +168,10 @@ class State:
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(loop.ema)) if loop.ema else None
         # 16-bit floats of the IEEE kind reach from 6e-8 to 65,504: gradients are scaled up to lie within.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        if self.scaler.is_enabled() and sgd.momentum:
+            # Fused SGD makes them without filling them, and leaves them so where the very first update is skipped.
+            for p in self.params.values():
+                self.optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
         self.statistics = batch_norm_statistics(model)
         self.micro_batches, self.history, self.safe = loop.micro_batches, History(), ""
         self.began = time.perf_counter()

@@ -44,7 +44,7 @@ def sgd(steps: int = 6, **kwargs) -> Sgd:
 SIX_STEPS = sgd()
 
 
-def run(arch=TINY, seed: int = 0, *, batches=batch, sgd=SIX_STEPS, identity=None, evaluate=None, **options):
+def run(arch=TINY, seed: int = 0, *, batches=batch, loss=loss, sgd=SIX_STEPS, identity=None, evaluate=None, **options):
     model = ResNetV2(arch, 3, seed)
     history = train(model, batches, loss, sgd, Loop(**{"precision": "fp32", "progress": False, **options}), identity, evaluate)
     return model, history
@@ -375,11 +375,11 @@ def test_compiling_without_a_compiler(monkeypatch):
         run(sgd=sgd(2), compile=True)
 
 
-def scaled_loss(factor: float):
-    """A loss whose gradients leave the range of 16-bit floats at step 2, scaled as they are."""
+def scaled_loss(factor: float, step: int = 2):
+    """A loss whose gradients leave the range of 16-bit floats at this step, scaled as they are."""
 
     def value(model, x, y):
-        return loss(model, x, y) * (factor if torch.equal(x, batch(2)[0]) else 1.0)
+        return loss(model, x, y) * (factor if torch.equal(x, batch(step)[0]) else 1.0)
 
     return value
 
@@ -410,6 +410,16 @@ def test_fp16_skips_an_overflow_and_halves_the_scale(tmp_path):
         train(again, dying, scaled_loss(1e6), sgd(6), replace(options, out=tmp_path / "cut"))
     train(again, batch, scaled_loss(1e6), sgd(6), replace(options, out=tmp_path / "cut", resume=True))
     assert difference(model, again) == 0
+
+
+def test_fp16_skips_an_overflow_of_the_very_first_step():
+    """Where the scale is usually too large. The momentum was memory that nobody had filled (before: a loss of NaN)."""
+    junk = [torch.full_like(p, 1e30) for p in ResNetV2(TINY, 3).parameters()]
+    del junk  # what is allocated next lies there
+    whole, _ = run(precision="fp16", loss=scaled_loss(1e6, step=0))
+    rest = ResNetV2(TINY, 3)
+    train(rest, lambda step: batch(step + 1), loss, Sgd(5, lambda step: sgd().lr(step + 1)), replace(QUIET, precision="fp16"))
+    assert difference(whole, rest) < 1e-5
 
 
 def test_fp16_keeps_master_weights_and_stays_near_fp32():
