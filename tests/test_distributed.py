@@ -50,6 +50,12 @@ def test_two_processes_equal_one(ends, kind, file):
     assert apart(ends[1] / "gn" / file, ends[2] / kind / file) < 1e-6
 
 
+@pytest.mark.parametrize("file", ["end.safetensors", "checkpoint/state.safetensors"])
+def test_shards_of_uneven_size(ends, file):
+    """Both processes take as many parts (before: one took three and the other two, and they waited for each other)."""
+    assert apart(ends[1] / "gn, sharded, 5 rows" / file, ends[2] / "gn, sharded, 5 rows" / file) < 1e-5
+
+
 def test_two_processes_do_not_equal_one_with_batch_norm(ends):
     assert apart(ends[1] / "bn" / "end.safetensors", ends[2] / "bn" / "end.safetensors") > 1e-3
 
@@ -130,6 +136,12 @@ def test_the_first_process_alone_looks_at_files(tmp_path):
     assert not (tmp_path / "1").exists()
     end, (whole, _) = load_file(tmp_path / "0" / "checkpoint" / "state.safetensors"), run(sgd=sgd(8))
     assert max((end[f"model.{name}"] - p).abs().max().item() for name, p in whole.named_parameters()) < 1e-6
+
+
+def test_the_first_process_decides_about_the_precision(tmp_path):
+    """Each measures its own processor; with different layouts DDP does not even start."""
+    done = torchrun(HERE / "in_ranks.py", tmp_path, "processors")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("size, world", [(11, 3), (8, 8), (5, 1)])

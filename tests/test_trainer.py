@@ -19,7 +19,7 @@ from bitlib.data.sampling import generator_for
 from bitlib.device import fast_16_bits, memory_format, pick_device, pick_precision
 from bitlib.norm import standardized_convs
 from bitlib.resnet import ResNetV2
-from bitlib.trainer import History, Interrupted, Sgd, read_checkpoint, settle, train
+from bitlib.trainer import History, Interrupted, Sgd, read_checkpoint, save_checkpoint, settle, train
 
 
 def batch(step: int):
@@ -168,6 +168,26 @@ def test_damaged_checkpoint(tmp_path):
         run(out=tmp_path, resume=True)
 
 
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda tensors, meta: meta.pop("scaler"), "not a readable checkpoint .*delete it to start over"),
+        (lambda tensors, meta: tensors.pop("model.head.bias"), r"does not fit this network \(model.head.bias\)"),
+        (lambda tensors, meta: tensors.update({"model.head.bias": torch.zeros(1)}), r"fit this network \(model.head.bias\)"),
+        (lambda tensors, meta: tensors.update({"optimizer.x.momentum_buffer": torch.zeros(1)}), r"\(optimizer.x.momentum_buf"),
+    ],
+)
+def test_a_checkpoint_of_something_else(tmp_path, spoil, message):
+    """Of an earlier version, or of a network built by hand in another way (before: a traceback, or a bias spread out)."""
+    run(out=tmp_path)
+    file = tmp_path / "checkpoint" / "state.safetensors"
+    tensors, meta = read_checkpoint(file)
+    spoil(tensors, meta)
+    save_checkpoint(file, tensors, meta)
+    with pytest.raises(UserError, match=message):
+        run(out=tmp_path, resume=True)
+
+
 def test_evaluation_during_training_changes_nothing():
     seen = []
 
@@ -268,7 +288,7 @@ def test_statistics_move_once_a_step_whatever_is_computed_twice():
     for model in (plain, checkpointed):
         train(model, batch, loss, sgd(3), QUIET)
     assert difference(plain, checkpointed) == 0 and plain.norm.num_batches_tracked == 3
-    retried, small = ResNetV2(TINY_BN, 3), ResNetV2(TINY_BN, 3)
+    retried, small = ResNetV2(TINY_BN, 3).eval(), ResNetV2(TINY_BN, 3)  # as a run leaves its model
     train(retried, batch, Small(6), sgd(3), QUIET)
     train(small, batch, loss, sgd(3), Loop(precision="fp32", micro_batches=2, progress=False))
     assert difference(retried, small) == 0 and retried.norm.num_batches_tracked == 6
