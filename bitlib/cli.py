@@ -317,9 +317,11 @@ def run_evaluate(args) -> None:
     """`bitlib evaluate`."""
     from .data import load_task
     from .device import pick_device, pick_precision
+    from .distributed import is_main
     from .evaluate import evaluate
     from .transfer import unseen, write_json
 
+    file = args.json and _writable(Path(args.json).parent, True) / Path(args.json).name
     device, model = pick_device(args.device), _load_trained(args.model)
     task = load_task(args.data, skip_bad=args.skip_bad)
     _same_classes(model, args.model, task, args.data)
@@ -344,8 +346,8 @@ def run_evaluate(args) -> None:
         "loss": result.loss,
         "calibration_error": result.calibration_error(),
     }
-    if args.json:
-        write_json(_writable(Path(args.json).parent, True) / Path(args.json).name, figures)
+    if file and is_main():
+        write_json(file, figures)
     print(f"{task.name}, {args.split} split")
     print(f"accuracy {_with_interval(result.accuracy, low, high, len(result.labels))}")
     for name in ("loss", "calibration_error"):

@@ -111,7 +111,6 @@ def train(
     state = State(model, sgd, loop, {"precision": loop.precision, **(identity or {})})
     start = state.start_or_resume()
     anybody, losses = AnyProcess(), Losses(state)
-    model.train()
     frozen = [] if is_sharded(model) else [c for c in standardized_convs(model) if not c.weight.requires_grad]
     with (
         state.bar(start) as bar,
@@ -168,7 +167,11 @@ class State:
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(loop.ema)) if loop.ema else None
         # 16-bit floats of the IEEE kind reach from 6e-8 to 65,504: gradients are scaled up to lie within.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self.statistics = batch_norm_statistics(model)
+        if self.scaler.is_enabled() and sgd.momentum:
+            # Fused SGD makes them without filling them, and leaves them so where the very first update is skipped.
+            for p in self.params.values():
+                self.optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        self.statistics = batch_norm_statistics(model.train())
         self.micro_batches, self.history, self.safe = loop.micro_batches, History(), ""
         self.began = time.perf_counter()
 
@@ -184,7 +187,8 @@ class State:
         """Gradients of a batch's mean loss, part by part; returns this process's share of the loss, still on the device."""
         before = [tensor.clone() for tensor in self.statistics]
         while True:
-            count = min(self.micro_batches, len(batch))
+            # Equally many parts on every process: a sharded network works only when all of them do.
+            count = min(self.micro_batches, batch.size // ranks()[1])
             self.optimizer.zero_grad(set_to_none=True)
             try:
                 return self._in_parts(batch, count, loss)
@@ -246,8 +250,12 @@ class State:
     # What is kept.
 
     def judged(self) -> nn.Module:
-        """The network to evaluate: the moving average, where there is one."""
-        return self.average.module if self.average else self.model
+        """The network to evaluate, the same on all processes: the moving average, where there is one."""
+        model = self.average.module if self.average else self.model
+        if ranks()[1] > 1:  # batch-norm statistics are each process's own while it trains; the first one's are saved
+            buffers = dict(model.named_buffers())
+            spread(buffers, buffers)
+        return model
 
     def start_or_resume(self) -> int:
         """The step to go on from. The first process alone looks at files, since a folder need not be shared by machines."""
@@ -259,6 +267,7 @@ class State:
                     found, meta = read_checkpoint(file)
                     if self.loop.resume:
                         _check_same(file, meta["identity"], self.identity)
+                        self._check_fits(file, found)
                     else:
                         problem = (
                             f"{self.loop.out} holds a run that was saved after step {meta['step']}; add --resume to go on with "
@@ -282,6 +291,17 @@ class State:
         self.began = time.perf_counter() - self.history.seconds
         self.safe = f"; the state of step {meta['step']} is in {file}"
         return meta["step"]
+
+    def _check_fits(self, file: Path, found: dict[str, Tensor]) -> None:
+        """Raises UserError with the first tensor of a checkpoint that this network lacks, or the other way round."""
+        wanted = {f"model.{name}": t.shape for name, t in self.model.state_dict().items()}
+        if self.average:
+            wanted |= {f"average.{name}": t.shape for name, t in self.average.state_dict().items()}
+        momentum = {f"optimizer.{name}.momentum_buffer": p.shape for name, p in self.params.items()}
+        wanted |= {key: shape for key, shape in momentum.items() if key in found}  # none before the first step
+        for key in sorted(wanted.keys() | found.keys()):
+            if key not in wanted or key not in found or found[key].shape != wanted[key]:
+                raise UserError(f"{file} does not fit this network ({key}); use the same model, or another --out")
 
     def _spread_optimizer(self, found: dict[str, Tensor], names: list[str]) -> None:
         for full_name in names:
@@ -317,8 +337,9 @@ class State:
         self.safe = f"; the state of step {done} is in {self.loop.checkpoint}"
 
     def finish(self) -> None:
+        judged = self.judged()
         if self.average:
-            self.model.load_state_dict(self.average.module.state_dict())
+            self.model.load_state_dict(judged.state_dict())
         self.model.eval()
 
 
@@ -393,7 +414,7 @@ def _catch_signals() -> Iterator[list[int]]:
 
 
 def settle(loop: Loop, device: torch.device) -> Loop:
-    """The same options with the precision decided. A run that is resumed keeps the one it began with."""
+    """The same options with the precision decided, for all processes by the first. A resumed run keeps the one it had."""
     if loop.precision != "auto":
         return replace(loop, precision=pick_precision(loop.precision, device))
     stored = None
@@ -402,7 +423,7 @@ def settle(loop: Loop, device: torch.device) -> Loop:
             stored = read_checkpoint(loop.checkpoint)[1]["precision"]
         except UserError:
             pass  # said where the rest of the file is needed
-    return replace(loop, precision=pick_precision(from_main(stored) or "auto", device))
+    return replace(loop, precision=from_main(pick_precision(stored or "auto", device)))
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], meta: dict) -> None:
@@ -420,7 +441,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
     try:
         with safe_open(path, "pt", device="cpu") as f:
             meta = json.loads(f.metadata()["bitlib"])
-            meta["step"], meta["identity"], meta["precision"], History(**meta["history"])
+            meta["step"], meta["identity"], meta["precision"], meta["micro_batches"], meta["scaler"], History(**meta["history"])
             return {key: f.get_tensor(key) for key in f.keys()}, meta
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a readable checkpoint ({error}); delete it to start over") from None

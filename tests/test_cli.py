@@ -386,6 +386,13 @@ def test_evaluate_leaves_out_what_was_trained_on(tmp_path, capsys):
     assert 0 <= low <= figures["accuracy"] <= high <= 1
 
 
+def test_evaluate_asks_for_a_place_before_the_work(tmp_path, capsys):
+    """The folder for the figures used to be looked at after the evaluation."""
+    (tmp_path / "file").write_text("")
+    assert main(["evaluate", str(tmp_path / "no model"), "digits", "--json", str(tmp_path / "file" / "e.json")]) == 2
+    assert "cannot write to" in capsys.readouterr().err
+
+
 def test_predict_reads_standard_input(tmp_path):
     image = photo(tmp_path / "a.jpg")
     named, piped = (

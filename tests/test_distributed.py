@@ -50,6 +50,12 @@ def test_two_processes_equal_one(ends, kind, file):
     assert apart(ends[1] / "gn" / file, ends[2] / kind / file) < 1e-6
 
 
+@pytest.mark.parametrize("file", ["end.safetensors", "checkpoint/state.safetensors"])
+def test_shards_of_uneven_size(ends, file):
+    """Both processes take as many parts (before: one took three and the other two, and they waited for each other)."""
+    assert apart(ends[1] / "gn, sharded, 5 rows" / file, ends[2] / "gn, sharded, 5 rows" / file) < 1e-5
+
+
 def test_two_processes_do_not_equal_one_with_batch_norm(ends):
     assert apart(ends[1] / "bn" / "end.safetensors", ends[2] / "bn" / "end.safetensors") > 1e-3
 
@@ -148,6 +154,12 @@ def test_the_backend_follows_the_device(monkeypatch, gpus, local, device, backen
     with process_group(device):
         pass
     assert seen == [backend] and chosen == ([1 % gpus] if gpus and device != "cpu" else [])
+
+
+def test_the_first_process_decides_about_the_precision(tmp_path):
+    """Each measures its own processor; with different layouts DDP does not even start."""
+    done = torchrun(HERE / "in_ranks.py", tmp_path, "processors")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("size, world", [(11, 3), (8, 8), (5, 1)])

@@ -19,7 +19,7 @@ from bitlib.data.sampling import generator_for
 from bitlib.device import fast_16_bits, memory_format, pick_device, pick_precision
 from bitlib.norm import standardized_convs
 from bitlib.resnet import ResNetV2
-from bitlib.trainer import History, Interrupted, Sgd, read_checkpoint, settle, train
+from bitlib.trainer import History, Interrupted, Sgd, read_checkpoint, save_checkpoint, settle, train
 
 
 def batch(step: int):
@@ -44,7 +44,7 @@ def sgd(steps: int = 6, **kwargs) -> Sgd:
 SIX_STEPS = sgd()
 
 
-def run(arch=TINY, seed: int = 0, *, batches=batch, sgd=SIX_STEPS, identity=None, evaluate=None, **options):
+def run(arch=TINY, seed: int = 0, *, batches=batch, loss=loss, sgd=SIX_STEPS, identity=None, evaluate=None, **options):
     model = ResNetV2(arch, 3, seed)
     history = train(model, batches, loss, sgd, Loop(**{"precision": "fp32", "progress": False, **options}), identity, evaluate)
     return model, history
@@ -168,6 +168,26 @@ def test_damaged_checkpoint(tmp_path):
         run(out=tmp_path, resume=True)
 
 
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda tensors, meta: meta.pop("scaler"), "not a readable checkpoint .*delete it to start over"),
+        (lambda tensors, meta: tensors.pop("model.head.bias"), r"does not fit this network \(model.head.bias\)"),
+        (lambda tensors, meta: tensors.update({"model.head.bias": torch.zeros(1)}), r"fit this network \(model.head.bias\)"),
+        (lambda tensors, meta: tensors.update({"optimizer.x.momentum_buffer": torch.zeros(1)}), r"\(optimizer.x.momentum_buf"),
+    ],
+)
+def test_a_checkpoint_of_something_else(tmp_path, spoil, message):
+    """Of an earlier version, or of a network built by hand in another way (before: a traceback, or a bias spread out)."""
+    run(out=tmp_path)
+    file = tmp_path / "checkpoint" / "state.safetensors"
+    tensors, meta = read_checkpoint(file)
+    spoil(tensors, meta)
+    save_checkpoint(file, tensors, meta)
+    with pytest.raises(UserError, match=message):
+        run(out=tmp_path, resume=True)
+
+
 def test_evaluation_during_training_changes_nothing():
     seen = []
 
@@ -268,7 +288,7 @@ def test_statistics_move_once_a_step_whatever_is_computed_twice():
     for model in (plain, checkpointed):
         train(model, batch, loss, sgd(3), QUIET)
     assert difference(plain, checkpointed) == 0 and plain.norm.num_batches_tracked == 3
-    retried, small = ResNetV2(TINY_BN, 3), ResNetV2(TINY_BN, 3)
+    retried, small = ResNetV2(TINY_BN, 3).eval(), ResNetV2(TINY_BN, 3)  # as a run leaves its model
     train(retried, batch, Small(6), sgd(3), QUIET)
     train(small, batch, loss, sgd(3), Loop(precision="fp32", micro_batches=2, progress=False))
     assert difference(retried, small) == 0 and retried.norm.num_batches_tracked == 6
@@ -382,11 +402,11 @@ def test_compiling_without_a_compiler(monkeypatch):
         run(sgd=sgd(2), compile=True)
 
 
-def scaled_loss(factor: float):
-    """A loss whose gradients leave the range of 16-bit floats at step 2, scaled as they are."""
+def scaled_loss(factor: float, step: int = 2):
+    """A loss whose gradients leave the range of 16-bit floats at this step, scaled as they are."""
 
     def value(model, x, y):
-        return loss(model, x, y) * (factor if torch.equal(x, batch(2)[0]) else 1.0)
+        return loss(model, x, y) * (factor if torch.equal(x, batch(step)[0]) else 1.0)
 
     return value
 
@@ -417,6 +437,16 @@ def test_fp16_skips_an_overflow_and_halves_the_scale(tmp_path):
         train(again, dying, scaled_loss(1e6), sgd(6), replace(options, out=tmp_path / "cut"))
     train(again, batch, scaled_loss(1e6), sgd(6), replace(options, out=tmp_path / "cut", resume=True))
     assert difference(model, again) == 0
+
+
+def test_fp16_skips_an_overflow_of_the_very_first_step():
+    """Where the scale is usually too large. The momentum was memory that nobody had filled (before: a loss of NaN)."""
+    junk = [torch.full_like(p, 1e30) for p in ResNetV2(TINY, 3).parameters()]
+    del junk  # what is allocated next lies there
+    whole, _ = run(precision="fp16", loss=scaled_loss(1e6, step=0))
+    rest = ResNetV2(TINY, 3)
+    train(rest, lambda step: batch(step + 1), loss, Sgd(5, lambda step: sgd().lr(step + 1)), replace(QUIET, precision="fp16"))
+    assert difference(whole, rest) < 1e-5
 
 
 def test_fp16_keeps_master_weights_and_stays_near_fp32():

@@ -74,13 +74,13 @@ class Batch:
         if partners is not None:
             rows = torch.cat([rows, partners[rows]])
         indices = source.order(step)[rows]
-        self.draws = None if draws is None else draws[rows]
+        self.draws = None if draws is None else sent(draws[rows], source.device)
         self.pixels = None
         if not source.images.resident:
             # An image that is wanted twice, as a row and as a partner or because the task is small, is decoded once.
             wanted, self.places = indices.unique(return_inverse=True)
             self.pixels = source.images.batch(wanted)
-        # All numbers that the device needs travel in one copy that nobody waits for.
+        # All other numbers that the device needs travel in one copy.
         self.plan = sent(torch.cat([indices[None], crops[:, rows]]), source.device)
 
     def __len__(self) -> int:
@@ -192,7 +192,7 @@ def scan(images: Images, side: int, device: torch.device, batch_size: int) -> It
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy on the device that the processor does not wait for; the tensor itself where it lies there already."""
+    """A copy on the device, which for a GPU of CUDA's nobody waits for; the tensor itself where it lies there already."""
     if tensor.device.type == "cpu" and device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)  # Apple's GPUs would read memory that is given back already (pytorch/pytorch#189690)

@@ -117,7 +117,7 @@ def draw_glyphs(masks: Tensor, side: int, draws: Tensor) -> Tensor:
     elastic warp, stroke weight, resolution, two colours, noise.
     """
     n = len(masks)
-    uniform, noise, tint, grain = draws.to(masks.device, non_blocking=True).split([15, 32, 6, side * side], 1)
+    uniform, noise, tint, grain = draws.to(masks.device).split([15, 32, 6, side * side], 1)
     uniform, noise = uniform.t(), noise.view(n, 2, 4, 4)
 
     def between(row: int, low: float, high: float) -> Tensor:
