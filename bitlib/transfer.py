@@ -32,7 +32,7 @@ from .weights import ModelInfo, info_of, save_weights, weights_digest
 MARK = 12  # hexadecimal digits by which a trained-on image is recognised
 FREEZE_POINTS = (*STAGES, "head")
 # Of a rule, for the record.
-RECORDED = ("warmup_steps", "boundaries", "momentum", "weight_decay", "mixup_alpha", "resize", "crop")
+RECORDED = ("warmup_steps", "momentum", "weight_decay", "mixup_alpha", "resize", "crop")
 
 
 def freeze(model: ResNetV2, until: str | None) -> ResNetV2:
@@ -201,10 +201,8 @@ def distill(
         raise UserError(f"{wrong}; fine-tune the teacher on the same task first")
     rule = rule or default_rule(model, task)
     if not how.consistent and rule.mixup_alpha:
-        raise UserError(
-            f"MixUp (alpha {rule.mixup_alpha}) needs a teacher that sees the mixed images; use a consistent teacher, or a rule "
-            "adapted with alpha=0"
-        )
+        wrong = f"MixUp (alpha {rule.mixup_alpha}) needs a teacher that sees the mixed images"
+        raise UserError(f"{wrong}; use a consistent teacher, or a rule adapted with alpha=0")
     device = pick_device(loop.device)
     layout = memory_format(device, settle(loop, device).precision)
     teacher = teacher.to(device, memory_format=layout).eval().requires_grad_(False)
@@ -230,9 +228,9 @@ def _fit(model: ResNetV2, task: Task, rule: HyperRule | None, seed: int, loop: L
     device = pick_device(loop.device)
     loop = settle(loop, device)
     config = method | _subject(model, task) | {"seed": seed, "steps": rule.total_steps, "batch_size": rule.batch_size}
-    config |= {"base_lr": rule.base_lr, "rule": rule.variant, "adapted": rule.is_adapted}
+    config |= {"base_lr": rule.base_lr, "rule": rule.variant, "adapted": rule.is_adapted, "boundaries": [*rule.boundaries]}
     config |= {name: getattr(rule, name) for name in RECORDED}
-    config |= {"frozen": model.frozen, "precision": loop.precision, "ema": loop.ema}
+    config |= {"frozen": [*model.frozen], "precision": loop.precision, "ema": loop.ema}
     how = Augmentation(rule.resize, rule.crop, task.random_crop, task.random_flip, rule.mixup_alpha)
     # An image that cannot be read should say so now, and not after hours of training.
     decoded = {split: getattr(task, split).prepare(rule.crop, "cpu") for split in ("val", "test")}

@@ -65,10 +65,8 @@ def _as_npz(name: str, tensor: Tensor) -> Tensor:
 
 def _check_group_norm(model: ResNetV2) -> None:
     if model.arch.norm != "gn" or not model.arch.standardize:
-        raise WeightsError(
-            "the official .npz layout holds group norm with weight standardisation only; "
-            "use a network of that kind, or save_weights"
-        )
+        kind = "group norm with weight standardisation"
+        raise WeightsError(f"the official .npz layout holds {kind} only; use a network of that kind, or save_weights")
 
 
 def load_npz(model: ResNetV2, path: str | Path) -> str:
@@ -194,9 +192,8 @@ def save_npz(model: ResNetV2, path: str | Path) -> None:
     with atomic_path(Path(path)) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as z:
         for name, p in model.named_parameters():  # one tensor in memory at a time: R152x4 has 4 GB of them
             with z.open(f"{npz_key(name)}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(
-                    entry, _as_npz(name, p.detach().float().cpu()).contiguous().numpy(), allow_pickle=False
-                )
+                array = _as_npz(name, p.detach().float().cpu()).contiguous().numpy()
+                np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
 # --- the course's own format ------------------------------------------------------------------------------------------
@@ -218,16 +215,14 @@ def save_weights(
         _check_meta(meta)
     except ValueError as error:
         raise WeightsError(f"cannot write {path}: {error}") from None
-    state = {
-        name: (t.detach().to(dtype) if t.is_floating_point() else t.detach()).cpu().contiguous()
-        for name, t in (state or model.state_dict()).items()
-    }
-    for name, tensor in state.items():
-        if dtype == torch.float16 and tensor.is_floating_point() and not tensor.isfinite().all():
+    stored = {}
+    for name, tensor in (state or model.state_dict()).items():
+        stored[name] = tensor.detach().to(dtype if tensor.is_floating_point() else tensor.dtype).cpu().contiguous()
+        if dtype == torch.float16 and not stored[name].isfinite().all():
             raise WeightsError(f"{name} holds numbers beyond {dtype}; store {Path(path).name} as float32")
     header = {"bitlib": json.dumps(meta, ensure_ascii=False)}
     with atomic_path(Path(path)) as temporary:
-        save_file(state, temporary, header)
+        save_file(stored, temporary, header)
 
 
 # What a file may say of how the HyperRule is adapted to it: key -> (type, least, largest).
@@ -344,12 +339,6 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     return state, meta
 
 
-def read_meta(path: str | Path) -> dict:
-    """Only the meta data of such a file, from its header. Raises WeightsError as `load_weights` does."""
-    with _open_weights(Path(path)) as (_, meta, *_):
-        return meta
-
-
 # --- the registry -----------------------------------------------------------------------------------------------------
 
 
@@ -434,10 +423,9 @@ def model_info(name: str) -> ModelInfo:
     if path.suffix == ".npz" and path.exists():
         if path.stem in _official():
             return replace(models[path.stem], source="file", path=path)
-        raise UserError(
-            f"{path} does not say its architecture: rename it to its official name, such as BiT-M-R50x1.npz, "
-            "or in Python give create_model an architecture and pretrained=PATH"
-        )
+        todo = "rename it to its official name, such as BiT-M-R50x1.npz"
+        in_python = "in Python give create_model an architecture and pretrained=PATH"
+        raise UserError(f"{path} does not say its architecture: {todo}, or {in_python}")
     if name in ARCHS:
         return ModelInfo(name, ARCHS[name], 1000, "architecture")
     close = difflib.get_close_matches(name, [*models, *ARCHS], 3, 0.4)
@@ -463,15 +451,12 @@ def create_model(
     classes = info.num_classes if num_classes is None else num_classes
     if classes < 1:
         raise UserError(f"num_classes is {classes}; it must be 1 or more")
-    if pretrained and pretrained is not True:
-        path = Path(pretrained)
-    elif pretrained and info.source == "architecture":
-        raise UserError(f"{name} is an architecture without weights of its own; `bitlib models` lists those that have them")
-    else:
-        path = info.path
     if not pretrained:
         model = ResNetV2(info.arch, classes, seed)
     else:
+        path = info.path if pretrained is True else Path(pretrained)
+        if path is None:
+            raise UserError(f"{name} is an architecture without weights of its own; `bitlib models` lists those that have them")
         if info.source == "official" and path == info.path and not path.exists():
             download(info.url, path)
         with torch.device("meta"):  # nothing is drawn at random, and no memory touched, for what is then overwritten

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from itertools import chain
 from pathlib import Path
 from statistics import median
 
@@ -266,10 +267,10 @@ def _meant(root: Path) -> str:
         return is_split(folder) or sum(bool(_lying_in(p)) for p in class_folders(folder)) > 1
 
     try:
-        children = class_folders(here)
-        below = [*children, *(p for child in children for p in class_folders(child))]
         above = [(here.parent.parent, is_split), (here.parent, holds_classes)] if _lying_in(root) else []
-        for candidate, fits in [*above, *((p, holds_classes) for p in below)]:
+        children = class_folders(here)
+        below = chain(children, (p for child in children for p in class_folders(child)))
+        for candidate, fits in chain(above, ((p, holds_classes) for p in below)):
             if fits(candidate):
                 return f"; did you mean {shown(candidate)}?"
     except OSError:
