@@ -188,11 +188,8 @@ def _default_model() -> str:
 
     if is_cached("BiT-M-R50x1"):
         return "BiT-M-R50x1"
-    print(
-        "no --model named: starting from photos-L, a small network of the course's own; "
-        "--model BiT-M-R50x1 downloads one that has seen far more photographs",
-        file=sys.stderr,
-    )
+    hint = "--model BiT-M-R50x1 downloads one that has seen far more photographs"
+    print(f"no --model named: starting from photos-L, a small network of the course's own; {hint}", file=sys.stderr)
     return "photos-L"
 
 

@@ -95,7 +95,7 @@ def decode(paths: Sequence[Path], side: int, what: str = "", advice: str = "") -
     def one(i: int) -> None:
         images[i] = read_image(paths[i], side)
 
-    _raise_first(_attempt(one, range(len(paths)), what), advice)
+    _all_or_first_error(_attempt(one, range(len(paths)), what), advice)
     return images
 
 
@@ -103,32 +103,37 @@ def decode(paths: Sequence[Path], side: int, what: str = "", advice: str = "") -
 _THREADS = ThreadPoolExecutor(thread_name_prefix="decode")
 
 
-def _attempt(function: Callable, items: Sequence, what: str) -> list[UserError | None]:
-    """Call it for all items, in several threads; for each, the UserError that it raised."""
+def _attempt(function: Callable, items: Sequence, what: str) -> list:
+    """Call it for all items, in several threads; for each, what it returned or the UserError that it raised."""
 
-    def one(item) -> UserError | None:
+    def one(item) -> object:
         try:
-            function(item)
+            return function(item)
         except UserError as error:
             return error
 
-    errors = []
+    results = []
     with tqdm(total=len(items), desc=what, leave=False, delay=1, mininterval=1, disable=not what or not is_main()) as bar:
         for start in range(0, len(items), 4096):  # a future for each of a million files would fill the memory
-            for error in _THREADS.map(one, items[start : start + 4096]):
-                errors.append(error)
+            for result in _THREADS.map(one, items[start : start + 4096]):
+                results.append(result)
                 bar.update()
-    return errors
+    return results
 
 
-def _raise_first(errors: list[UserError | None], advice: str = "") -> None:
-    if bad := [e for e in errors if e]:
+def _all_or_first_error(results: list, advice: str) -> list:
+    if bad := [r for r in results if isinstance(r, UserError)]:
         raise UserError(f"{bad[0]}{f' and {len(bad) - 1} more' * (len(bad) > 1)}{advice}")
+    return results
 
 
 def _check(paths: list[Path]) -> list[UserError | None]:
     """For each file, what is wrong with it; takes little time."""
-    return _attempt(lambda path: read_image(path, CHECK_SIDE), paths, "checking images")
+
+    def one(path: Path) -> None:
+        read_image(path, CHECK_SIDE)
+
+    return _attempt(one, paths, "checking images")
 
 
 def _warn(text: str) -> None:
@@ -157,16 +162,7 @@ class FileImages:
     def digests(self) -> list[str]:
         """A short hash of every file, read when first asked for. Raises UserError where a file cannot be read."""
         if self._digests is None:
-            found = [""] * len(self)
-
-            def one(i: int) -> None:
-                try:
-                    found[i] = digest(self.paths[i])
-                except OSError as error:
-                    raise UserError(f"cannot read {self.paths[i]} ({error.strerror})") from None
-
-            _raise_first(_attempt(one, range(len(self)), "hashing images"), self.advice)
-            self._digests = found
+            self._digests = _all_or_first_error(_attempt(digest, self.paths, "hashing images"), self.advice)
         return self._digests
 
     def subset(self, indices: Tensor) -> FileImages:
@@ -178,7 +174,7 @@ class FileImages:
     def check(self) -> FileImages:
         """Decode each in little time, unless that was done. Raises UserError that names the first unreadable file."""
         if not self.checked:
-            _raise_first(_check(self.paths), self.advice)
+            _all_or_first_error(_check(self.paths), self.advice)
             self.checked = True
         return self
 
@@ -371,10 +367,10 @@ def load_folder(path: str | Path, skip_bad: bool = False) -> Task:
 def _warn_of_leaks(train: FileImages, val: FileImages, test: FileImages) -> None:
     seen = {content: p for s in (val, train) for content, p in zip(s.digests, s.paths)}
     if leaks := [(p, seen[content]) for content, p in zip(test.digests, test.paths) if content in seen]:
-        _warn(
-            f"{_count(len(leaks), 'test image')} can be found in train or val as well, such as {leaks[0][0]} ({leaks[0][1]}); "
-            "the test accuracy will be too high"
+        which = (
+            f"{_count(len(leaks), 'test image')} can be found in train or val as well, such as {leaks[0][0]} ({leaks[0][1]})"
         )
+        _warn(f"{which}; the test accuracy will be too high")
 
 
 def _warn_of_two_labels(*splits: FileImages) -> None:
