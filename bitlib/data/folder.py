@@ -367,10 +367,9 @@ def load_folder(path: str | Path, skip_bad: bool = False) -> Task:
 def _warn_of_leaks(train: FileImages, val: FileImages, test: FileImages) -> None:
     seen = {content: p for s in (val, train) for content, p in zip(s.digests, s.paths)}
     if leaks := [(p, seen[content]) for content, p in zip(test.digests, test.paths) if content in seen]:
-        which = (
-            f"{_count(len(leaks), 'test image')} can be found in train or val as well, such as {leaks[0][0]} ({leaks[0][1]})"
-        )
-        _warn(f"{which}; the test accuracy will be too high")
+        number, (image, twin) = _count(len(leaks), "test image"), leaks[0]
+        found = f"{number} can be found in train or val as well, such as {image} ({twin})"
+        _warn(f"{found}; the test accuracy will be too high")
 
 
 def _warn_of_two_labels(*splits: FileImages) -> None:
