@@ -27,9 +27,14 @@ class _Package(ModuleType):
     """Three names are both a public function and the module it lives in; importing the module must not hide the function."""
 
     def __getattr__(self, name: str):
-        if name not in _HOME:
-            raise AttributeError(f"module 'bitlib' has no attribute {name!r}")
-        return getattr(import_module(f".{_HOME[name]}", "bitlib"), name)
+        if name in _HOME:
+            return getattr(import_module(f".{_HOME[name]}", "bitlib"), name)
+        try:
+            return import_module(f"bitlib.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"bitlib.{name}":
+                raise
+        raise AttributeError(f"module 'bitlib' has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (name in _HOME and isinstance(value, ModuleType)):

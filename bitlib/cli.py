@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, fields
+from itertools import product
 from pathlib import Path
 
 from .files import UserError
@@ -83,8 +84,9 @@ def build_parser() -> argparse.ArgumentParser:
         _add_options(sub, ("device",))
         sub.add_argument("--quiet", action="store_true", help="no progress bar")
 
-    def precision(sub: argparse.ArgumentParser) -> None:
+    def inference(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--precision", default="fp32", choices=PRECISIONS, help="of the network (default: fp32)")
+        compute(sub)
 
     def training(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--steps", type=_positive, metavar="N", help="number of updates")
@@ -100,12 +102,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     def downstream(sub: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
         data(sub)
-        sub.add_argument(
-            "--model",
-            metavar="NAME|FILE",
-            help="see `bitlib models`; default: BiT-M-R50x1 if it is in the "
-            "cache, else photos-L, which ships with the package and has learnt from small photographs",
-        )
+        model = "see `bitlib models`; default: BiT-M-R50x1 if it is in the cache, else photos-L, which ships with the package"
+        sub.add_argument("--model", metavar="NAME|FILE", help=f"{model} and has learnt from small photographs")
         sub.add_argument("--shots", type=_positive, metavar="K", help="use only K training images per class, drawn by --seed")
         sub.add_argument("--variant", default="code", choices=("code", "paper"), help="of the HyperRule (default: code)")
         training(sub)
@@ -126,27 +124,22 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--teacher", required=True, metavar="MODEL", help="a folder that finetune wrote, or a model file")
     sub.add_argument("--temperature", type=float, default=1.0, metavar="T", help="of teacher and student (default: 1)")
     sub.add_argument("--alpha", type=float, default=1.0, help="1: the teacher alone, 0: the labels alone (default: 1)")
-    sub.add_argument(
-        "--fixed",
-        action="store_true",
-        help="let the teacher judge every whole image once, before training, instead of the student's crop at every step",
-    )
+    fixed = "let the teacher judge every whole image once, before training, instead of the student's crop at every step"
+    sub.add_argument("--fixed", action="store_true", help=fixed)
 
     sub = command("evaluate", run_evaluate, "measure a model on a split of DATA")
     sub.add_argument("model", metavar="MODEL", help="a folder that finetune wrote, or a model file")
     data(sub)
     sub.add_argument("--split", default="test", choices=("train", "val", "test"))
     sub.add_argument("--json", metavar="FILE", help="write the figures to FILE as well")
-    precision(sub)
-    compute(sub)
+    inference(sub)
 
     sub = command("predict", run_predict, "name the class of images")
     sub.add_argument("model", metavar="MODEL", help="a folder that finetune wrote, or a model file")
     sub.add_argument("images", nargs="+", metavar="IMAGE", help="image files, folders of them, or - for one on standard input")
     sub.add_argument("--top", type=_positive, default=1, metavar="K", help="how many classes to name (default: 1)")
     sub.add_argument("--json", action="store_true", help="one JSON object per line")
-    precision(sub)
-    compute(sub)
+    inference(sub)
 
     sub = command("export", run_export, "write a trained model as an ONNX file, for other programs")
     sub.add_argument("model", metavar="MODEL", help="a folder that finetune wrote, or a model file")
@@ -165,9 +158,8 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--mode", nargs="+", default=["train", "infer"], choices=("train", "infer"))
     sub.add_argument("--side", type=_positive, nargs="+", default=[128], metavar="PX", help="of the images (default: 128)")
     sub.add_argument("--batch-size", type=_positive, nargs="+", default=[8], metavar="B")
-    sub.add_argument(
-        "--precision", nargs="+", choices=PRECISIONS[1:], help="(default: fp32, and 16 bits where they are fast on this device)"
-    )
+    usual = "(default: fp32, and 16 bits where they are fast on this device)"
+    sub.add_argument("--precision", nargs="+", choices=PRECISIONS[1:], help=usual)
     sub.add_argument("--compile", action="store_true", help="compile all of them with torch.compile first")
     sub.add_argument("--rounds", type=_positive, default=10, metavar="N", help="turns that each takes (default: 10)")
     sub.add_argument("--parts", action="store_true", help="time data, checkpoint and linear head as well")
@@ -182,21 +174,9 @@ def run_models(args) -> None:
 
     infos = [model_info(name) for name in list_models()]
     if args.json:
-        print(
-            json.dumps(
-                [
-                    {
-                        "name": i.name,
-                        "source": i.source,
-                        "parameters": i.num_parameters,
-                        "classes": i.num_classes,
-                        "location": i.location,
-                    }
-                    for i in infos
-                ],
-                indent=1,
-            )
-        )
+        wanted = {"name": "name", "source": "source", "parameters": "num_parameters", "classes": "num_classes"}
+        wanted["location"] = "location"
+        print(json.dumps([{key: getattr(i, field) for key, field in wanted.items()} for i in infos], indent=1))
         return
     print(f"{'name':<16}{'parameters':>14}{'classes':>9}  where")
     for i in infos:
@@ -208,11 +188,8 @@ def _default_model() -> str:
 
     if is_cached("BiT-M-R50x1"):
         return "BiT-M-R50x1"
-    print(
-        "no --model named: starting from photos-L, a small network of the course's own; "
-        "--model BiT-M-R50x1 downloads one that has seen far more photographs",
-        file=sys.stderr,
-    )
+    hint = "--model BiT-M-R50x1 downloads one that has seen far more photographs"
+    print(f"no --model named: starting from photos-L, a small network of the course's own; {hint}", file=sys.stderr)
     return "photos-L"
 
 
@@ -246,20 +223,23 @@ def _prepare(args):
     return task, model, rule, loop
 
 
-def _report(run, out: str) -> None:
-    from .evaluate import accuracy_interval
-
-    print(
-        f"{run.task.name}: {len(run.task.train)} training images, {run.task.num_classes} classes, model {run.config['model']}"
-    )
-    for split, accuracy in {"validation": run.val_accuracy, "test": run.test_accuracy}.items():
-        images = len(getattr(run.task, "val" if split == "validation" else split))
-        print(f"{split} accuracy {_with_interval(accuracy, *accuracy_interval(accuracy, images), images)}")
+def _report(result, task, out: str | Path) -> None:
+    print(f"validation accuracy {_with_interval(result.val_accuracy, len(task.val))}")
+    print(f"test accuracy {_with_interval(result.test_accuracy, len(task.test))}")
     print(f"written to {out}")
 
 
-def _with_interval(accuracy: float, low: float, high: float, images: int) -> str:
+def _with_interval(accuracy: float, images: int) -> str:
+    from .evaluate import accuracy_interval
+
+    low, high = accuracy_interval(accuracy, images)
     return f"{accuracy:.4f} on {images} image{'s' * (images != 1)} (95 % interval {low:.3f} to {high:.3f})"
+
+
+def _report_run(run, out: str) -> None:
+    model, images = run.config["model"], len(run.task.train)
+    print(f"{run.task.name}: {images} training images, {run.task.num_classes} classes, model {model}")
+    _report(run, run.task, out)
 
 
 def run_finetune(args) -> None:
@@ -279,7 +259,7 @@ def run_finetune(args) -> None:
         except ValueError as error:
             raise UserError(str(error)) from None
     run = linear_probe(model, task, rule, loop) if args.linear_probe else finetune(model, task, rule, args.seed, loop)
-    _report(run, args.out)
+    _report_run(run, args.out)
 
 
 def run_distill(args) -> None:
@@ -291,7 +271,7 @@ def run_distill(args) -> None:
     teacher = _load_trained(args.teacher)
     task, model, rule, loop = _prepare(args)
     _same_classes(teacher, args.teacher, task, args.data)
-    _report(distill(model, teacher, task, rule, args.seed, loop, how), args.out)
+    _report_run(distill(model, teacher, task, rule, args.seed, loop, how), args.out)
 
 
 def _same_classes(model, name: str, task, data: str) -> None:
@@ -329,27 +309,16 @@ def run_evaluate(args) -> None:
     if left_out:
         print(f"left out {left_out} of {left_out + len(images)} images: the model was trained on them", file=sys.stderr)
     if not len(images):
-        raise UserError(
-            f"the model was trained on all images of the {args.split} split of {args.data}; bring images it has not seen"
-        )
+        whole = f"the {args.split} split of {args.data}"
+        raise UserError(f"the model was trained on all images of {whole}; bring images it has not seen")
     result = evaluate(model.to(device), images, model.info.crop, pick_precision(args.precision, device))
-    low, high = result.interval()
-    figures = {
-        "model": args.model,
-        "task": task.name,
-        "fingerprint": task.fingerprint,
-        "split": args.split,
-        "images": len(result.labels),
-        "left_out": left_out,
-        "accuracy": result.accuracy,
-        "interval": [low, high],
-        "loss": result.loss,
-        "calibration_error": result.calibration_error(),
-    }
+    figures = {"model": args.model, "task": task.name, "fingerprint": task.fingerprint, "split": args.split}
+    figures |= {"images": len(images), "left_out": left_out, "accuracy": result.accuracy, "interval": [*result.interval()]}
+    figures |= {"loss": result.loss, "calibration_error": result.calibration_error()}
     if file and is_main():
         write_json(file, figures)
     print(f"{task.name}, {args.split} split")
-    print(f"accuracy {_with_interval(result.accuracy, low, high, len(result.labels))}")
+    print(f"accuracy {_with_interval(result.accuracy, len(images))}")
     for name in ("loss", "calibration_error"):
         print(f"{name.replace('_', ' ')} {figures[name]:.4f}")
 
@@ -397,14 +366,8 @@ def run_export(args) -> None:
     model, out = _load_trained(args.model), Path(args.out)
     _writable(out.parent, True)
     side = model.info.crop
-    export_onnx(
-        model,
-        out,
-        side,
-        features=args.features,
-        half=args.half,
-        metadata={"class_names": json.dumps(model.info.class_names, ensure_ascii=False), "side": str(side)},
-    )
+    metadata = {"class_names": json.dumps(model.info.class_names, ensure_ascii=False), "side": str(side)}
+    export_onnx(model, out, side, features=args.features, half=args.half, metadata=metadata)
     print(f"x: float [N, 3, {side}, {side}], red green blue from -1 to 1")
     name, width = ("features", model.num_features) if args.features else ("logits", model.num_classes)
     print(f"{name}: float [N, {width}]")
@@ -416,47 +379,27 @@ def run_pretrain(args) -> None:
     from .data import load_task
     from .distributed import is_main, whole_state
     from .pretrain import Upstream, pretrain
-    from .transfer import environment, write_json
+    from .transfer import environment, learnt, write_json
     from .weights import save_weights
 
     loop, out = _loop(args), _writable(Path(args.out), args.resume)
-    given = {"steps": args.steps, "batch_size": args.batch_size, "lr": args.lr}
-    recipe = Upstream(
-        arch=args.arch,
-        side=args.side,
-        weight_decay=args.weight_decay,
-        **{k: v for k, v in given.items() if v is not None},
-    )
+    given = {name: getattr(args, name) for name in ("steps", "batch_size", "lr") if getattr(args, name) is not None}
+    recipe = Upstream(arch=args.arch, side=args.side, weight_decay=args.weight_decay, **given)
     task = load_task(args.data, skip_bad=args.skip_bad)
     result = pretrain(task, recipe, args.seed, loop)
     state = whole_state(result.model.state_dict())
     if not is_main():
         return
-    meta = {
-        "name": out.name,
-        "class_names": list(task.class_names),
-        "crop": recipe.side,
-        "task": task.name,
-        "fingerprint": task.fingerprint,
-    }
+    source = {"task": task.name, "fingerprint": task.fingerprint}
+    meta = {"name": out.name, "class_names": list(task.class_names), "crop": recipe.side, **source}
+    meta["seen"] = learnt(result.model, task, recipe.side).seen
     save_weights(result.model, out / "model.safetensors", meta, state=state)
-    record = {
-        "method": "pretrain",
-        "task": task.name,
-        "fingerprint": task.fingerprint,
-        "seed": args.seed,
-        **asdict(recipe),
-        "precision": args.precision,
-        "micro_batches": args.micro_batches,
-        "ema": args.ema,
-        "val_accuracy": result.val_accuracy,
-        "test_accuracy": result.test_accuracy,
-        "seconds": round(result.history.seconds, 2),
-    }
-    write_json(out / "run.json", record | environment(next(result.model.parameters()).device))
-    print(f"validation accuracy {result.val_accuracy:.4f} on {len(task.val)} images")
-    print(f"test accuracy {result.test_accuracy:.4f} on {len(task.test)} images")
-    print(f"written to {out}")
+    record = {"method": "pretrain", **source, "seed": args.seed, **asdict(recipe)}
+    record |= {"precision": args.precision, "micro_batches": args.micro_batches, "ema": args.ema}
+    record |= {"val_accuracy": result.val_accuracy, "test_accuracy": result.test_accuracy}
+    record |= {"seconds": round(result.history.seconds, 2), **environment(next(result.model.parameters()).device)}
+    write_json(out / "run.json", record)
+    _report(result, task, out)
 
 
 def run_bench(args) -> None:
@@ -472,18 +415,9 @@ def run_bench(args) -> None:
     if min(args.side) < 32:
         raise UserError(f"--side is {min(args.side)}; it must be 32 or more")
     out = args.json and _writable(Path(args.json).parent, True) / Path(args.json).name
-    cases = run_cases(
-        [
-            Case(mode, side, size, precision, args.compile)
-            for precision in precisions
-            for mode in args.mode
-            for side in args.side
-            for size in args.batch_size
-        ],
-        device,
-        args.rounds,
-        not args.quiet,
-    )
+    settings = product(precisions, args.mode, args.side, args.batch_size)
+    cases = [Case(mode, side, size, precision, args.compile) for precision, mode, side, size in settings]
+    cases = run_cases(cases, device, args.rounds, not args.quiet)
     print(table(cases))
     parts = time_parts(device, args.rounds) if args.parts else {}
     for name, part in parts.items():
@@ -505,20 +439,14 @@ def main(argv: list[str] | None = None) -> int:
                     args.run(args)
         else:
             args.run(args)
-    except UserError as error:
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (UserError, OSError) as error:  # OSError: a full disk, a folder that vanished
         print(f"bitlib {args.command}: {error}".replace("\n", " "), file=sys.stderr)
         return 2
-    except OSError as error:  # a full disk, a folder that vanished
-        if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141
-        print(f"bitlib {args.command}: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt as error:
-        text = str(error) or "interrupted"
-        saved = getattr(error, "checkpoint", None)
-        print(
-            f"bitlib {args.command}: {text}{'; run the same command with --resume to go on' if saved else ''}", file=sys.stderr
-        )
+        hint = "; run the same command with --resume to go on" if getattr(error, "checkpoint", None) else ""
+        print(f"bitlib {args.command}: {str(error) or 'interrupted'}{hint}", file=sys.stderr)
         return 130
     return 0

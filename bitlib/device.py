@@ -31,6 +31,8 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
         raise UserError(f"unknown device {str(device)!r}; choose auto, cpu, cuda or mps")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {str(device)!r} was asked for, but PyTorch sees no GPU here; use --device cpu")
+    if chosen.type == "cuda" and chosen.index is not None and chosen.index >= torch.cuda.device_count():
+        raise UserError(f"there is no {str(device)!r}: PyTorch sees {torch.cuda.device_count()} GPUs here, counted from 0")
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("device 'mps' was asked for, but PyTorch sees no Apple GPU here; use --device cpu")
     if chosen.type == "cuda" and chosen.index is None:
@@ -44,8 +46,13 @@ def pick_precision(precision: str, device: torch.device) -> str:
     if precision == "auto":
         return fast or "fp32"
     if device.type == "cpu" and precision not in ("fp32", fast) and is_main():
-        print(f"note: {precision} is slow on this processor; --precision auto would take {fast or 'fp32'}", file=sys.stderr)
+        _say_slow(precision, fast or "fp32")
     return precision
+
+
+@functools.cache  # once
+def _say_slow(precision: str, better: str) -> None:
+    print(f"note: {precision} is slow on this processor; --precision auto would take {better}", file=sys.stderr)
 
 
 @functools.cache

@@ -32,10 +32,8 @@ class Distillation:
 
     def __post_init__(self):
         if not 0 <= self.alpha <= 1 or not self.temperature > 0:
-            raise UserError(
-                f"alpha is {self.alpha} and the temperature {self.temperature}; alpha lies between 0 and 1, and the "
-                "temperature above 0"
-            )
+            wrong = f"alpha is {self.alpha} and the temperature {self.temperature}"
+            raise UserError(f"{wrong}; alpha lies between 0 and 1, and the temperature above 0")
 
 
 def soften(logits: Tensor, temperature: float) -> Tensor:

@@ -7,6 +7,7 @@ process up to rounding, on any number of them. Knows nothing of tasks and losses
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -14,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from .files import UserError
 
 
 def ranks() -> tuple[int, int]:
@@ -36,8 +39,10 @@ def process_group(device: str = "auto") -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         yield
         return
+    if ":" in str(device):
+        raise UserError(f"device {str(device)!r} is one GPU for all processes; say cuda, and each takes its own")
     local = int(os.environ.get("LOCAL_RANK", 0))
-    gpus = torch.cuda.device_count() if device == "auto" or device.startswith("cuda") else 0
+    gpus = torch.cuda.device_count() if str(device) in ("auto", "cuda") else 0
     if gpus:
         torch.cuda.set_device(local % gpus)
     own_gpu = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) <= gpus
@@ -130,7 +135,10 @@ class Replicated(Alone):
     """Every process holds the whole network. Batch-norm statistics stay each process's own, as without SyncBatchNorm."""
 
     def __init__(self, model: nn.Module):
-        self.model, self.net = model, DistributedDataParallel(model, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of a new name for the option, which PyTorch 2.11 does not know
+            self.net = DistributedDataParallel(model, broadcast_buffers=False)
+        self.model = model
 
     def exchange(self, last: bool) -> AbstractContextManager:
         return nullcontext() if last else self.net.no_sync()

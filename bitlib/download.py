@@ -65,22 +65,18 @@ def download(url: str, path: Path, progress: bool = True) -> Path:
                 return path
             except urllib.error.HTTPError as error:
                 if not left or error.code < 500 and error.code != 416:
-                    raise UserError(
-                        f"{url} answered {error.code} {error.reason}; if you have the file, put it at {path}"
-                    ) from None
+                    answer = f"{error.code} {error.reason}"
+                    raise UserError(f"{url} answered {answer}; if you have the file, put it at {path}") from None
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise UserError(f"no space left for {path}; free some, or set BITLIB_HOME to another folder") from None
                 if not left or isinstance(getattr(error, "reason", None), OSError) and not part.exists():
-                    raise UserError(
-                        f"cannot reach {url} ({getattr(error, 'reason', error)}); fetch that file on a "
-                        f"machine with a network and put it at {path}"
-                    ) from None
+                    wrong = f"cannot reach {url} ({getattr(error, 'reason', error)})"
+                    raise UserError(f"{wrong}; fetch that file on a machine with a network and put it at {path}") from None
             except http.client.HTTPException:
                 if not left:
-                    raise UserError(
-                        f"{url} broke off {TRIES} times; run the same command again to go on, or put the file at {path}"
-                    ) from None
+                    wrong = f"{url} broke off {TRIES} times"
+                    raise UserError(f"{wrong}; run the same command again to go on, or put the file at {path}") from None
             time.sleep(0.2 * (TRIES - left))
     raise AssertionError("the last try returns or raises")
 
@@ -120,15 +116,8 @@ def _transfer(url: str, part: Path, progress: bool) -> http.client.HTTPMessage:
                 raise http.client.HTTPException("another range than the one asked for")
             total = whole
         _mark(part).write_text(answer.headers.get("ETag", ""))
-        bar = tqdm(
-            total=total,
-            initial=have,
-            unit="B",
-            unit_scale=True,
-            desc=part.name.removesuffix(".part"),
-            disable=not progress,
-            leave=False,
-        )
+        unit = {"unit": "B", "unit_scale": True, "desc": part.stem}
+        bar = tqdm(total=total, initial=have, disable=not progress, leave=False, **unit)
         with open(part, "ab" if resumed else "wb") as f, bar:
             while data := answer.read(CHUNK):
                 f.write(data)
@@ -150,8 +139,8 @@ def _verify(part: Path, headers: http.client.HTTPMessage, url: str) -> None:
         if not problem and item.startswith("md5="):
             with open(part, "rb") as f:
                 found = hashlib.file_digest(f, "md5").digest()
-            if found != base64.b64decode(item[4:]):
-                problem = f"its MD5 is {found.hex()}, the server states {base64.b64decode(item[4:]).hex()}"
+            if found != (there := base64.b64decode(item[4:])):
+                problem = f"its MD5 is {found.hex()}, the server states {there.hex()}"
     if problem:
         part.unlink()
         _mark(part).unlink(missing_ok=True)

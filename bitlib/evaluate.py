@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .data.batches import scan
 from .data.task import Images
 from .device import autocast
-from .distributed import gathered
+from .distributed import gathered, is_sharded
 from .files import UserError
 from .norm import hold_standardized, standardized_convs
 
@@ -26,7 +26,10 @@ def run_over(function, images: Images, side: int, device: torch.device, precisio
     Images are resized as a whole, without a crop, as the paper tests (section 3.3). Several processes share the work, and
     each gets the whole result. Where the device runs out of memory, batches are halved; UserError where one image is too much.
     """
+    if not len(images):
+        raise UserError("there are no images to evaluate in this split")
     at_once, outputs = EVAL_BATCH, {}
+    in_parts = isinstance(function, nn.Module) and is_sharded(function)
     for number, x in scan(images, side, device, EVAL_BATCH):
         done: list[Tensor] = []
         while (start := sum(map(len, done))) < len(x):
@@ -35,6 +38,10 @@ def run_over(function, images: Images, side: int, device: torch.device, precisio
                     done.append(function(x[start : start + at_once]).float().cpu())
                 continue
             except torch.OutOfMemoryError:
+                if in_parts:  # the other processes would wait for forward passes that this one does not need
+                    raise UserError(
+                        "out of memory in evaluation; what was trained is saved, evaluate it on one process"
+                    ) from None
                 if min(at_once, len(x)) == 1:
                     raise UserError(f"the device is out of memory with one image of {side} px; use --device cpu") from None
             at_once = -(-min(at_once, len(x)) // 2)

@@ -58,15 +58,8 @@ def export_onnx(
         level = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:
-            program = torch.onnx.export(
-                network.eval(),
-                (x,),
-                dynamo=True,
-                verbose=False,
-                input_names=["x"],
-                output_names=[output],
-                dynamic_shapes={"x": {0: batch}},
-            )
+            names = {"input_names": ["x"], "output_names": [output], "dynamic_shapes": {"x": {0: batch}}}
+            program = torch.onnx.export(network.eval(), (x,), dynamo=True, verbose=False, **names)
         finally:
             logging.disable(level)
     proto = program.model_proto

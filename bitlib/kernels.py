@@ -156,16 +156,10 @@ def _launch(x: Tensor, groups: int) -> tuple[tuple[int, int], dict[str, int]]:
     span = size * max(1, min(MIN_SPAN // size, groups))
     width = triton.next_power_of_2(span)
     rows = min(max(1, TILE // width), triton.next_power_of_2(sides[0] * sides[1]))
-    warps = min(max(1, rows * width // PER_WARP), 8)
+    constants = {"size": size, "span": span, "width": width, "rows": rows}
     # Without fused multiply-adds both passes round alike, and agree on the sign of every output.
-    return (n, triton.cdiv(channels, span)), {
-        "size": size,
-        "span": span,
-        "width": width,
-        "rows": rows,
-        "num_warps": warps,
-        "enable_fp_fusion": False,
-    }
+    options = {"num_warps": min(max(1, rows * width // PER_WARP), 8), "enable_fp_fusion": False}
+    return (n, triton.cdiv(channels, span)), constants | options
 
 
 def _on(x: Tensor) -> AbstractContextManager:

@@ -36,9 +36,7 @@ class Loop:
     out: str | Path | None = _option(None, "folder for the model, run.json, history.csv and the checkpoint", "DIR")
     resume: bool = _option(False, "go on from the checkpoint in DIR, if there is one")
     checkpoint_every: int = _option(500, "save the state every N steps, besides at the end; 0 is off", "N")
-    evaluate_every: int = _option(
-        0, "measure the validation accuracy every N steps, for history.csv and the bar; 0 is off", "N"
-    )
+    evaluate_every: int = _option(0, "measure validation accuracy every N steps, for history.csv and the bar; 0 is off", "N")
     progress: bool | str = True
 
     def __post_init__(self):

@@ -225,13 +225,10 @@ def split_batch_norm(model: nn.Module, device_batch: int | None) -> nn.Module:
 
     What training on many devices does to batch norm, on one (without SyncBatchNorm).
     """
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, nn.BatchNorm2d):
-                norm = BatchNorm(child.num_features, child.eps, child.momentum).to(child.weight.device)
-                norm.load_state_dict(child.state_dict())
-                norm.device_batch = device_batch
-                setattr(parent, name, norm.train(child.training))
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.__class__ = BatchNorm  # which adds no state, so weights and statistics stay where they are
+            norm.device_batch = device_batch
     return model
 
 
@@ -260,21 +257,7 @@ def fold_standardized(model: nn.Module) -> nn.Module:
     The copy is in evaluation mode. Train the original: a step on folded weights would leave what standardisation allows.
     """
     folded = copy.deepcopy(model).eval()
-    for parent in list(folded.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, StdConv2d):
-                conv = nn.Conv2d(
-                    child.in_channels,
-                    child.out_channels,
-                    child.kernel_size,
-                    child.stride,
-                    child.padding,
-                    child.dilation,
-                    child.groups,
-                    child.bias is not None,
-                    device="meta",
-                )
-                conv.weight = nn.Parameter(standardize_weight(child.weight.detach()))
-                conv.bias = child.bias
-                setattr(parent, name, conv.eval())
+    for conv in standardized_convs(folded):
+        conv.weight = nn.Parameter(standardize_weight(conv.weight.detach()))
+        conv.__class__ = nn.Conv2d  # which uses its weight as it is
     return folded

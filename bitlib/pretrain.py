@@ -47,6 +47,8 @@ class Upstream:
         for name in ("steps", "batch_size", "lr", "side"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if not self.weight_decay >= 0:
+            raise UserError(f"weight_decay is {self.weight_decay}; it must be 0 or more")
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up to `lr`, then half a cosine down to zero."""

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .norm import StdConv2d, make_conv, make_norm, norm_relu, still_statistics
+from .norm import make_conv, make_norm, norm_relu, still_statistics
 
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 
@@ -231,6 +231,3 @@ class ResNetV2(nn.Module):
 def count_parameters(model: nn.Module) -> int:
     """Number of trainable and frozen parameters together."""
     return sum(p.numel() for p in model.parameters())
-
-
-__all__ = ["ARCHS", "Arch", "ResNetV2", "STAGES", "StdConv2d", "count_parameters"]

@@ -31,6 +31,8 @@ from .weights import ModelInfo, info_of, save_weights, weights_digest
 
 MARK = 12  # hexadecimal digits by which a trained-on image is recognised
 FREEZE_POINTS = (*STAGES, "head")
+# Of a rule, for the record.
+RECORDED = ("warmup_steps", "momentum", "weight_decay", "mixup_alpha", "resize", "crop")
 
 
 def freeze(model: ResNetV2, until: str | None) -> ResNetV2:
@@ -99,26 +101,16 @@ class Run:
         """
         self.save_model(Path(out))
         if is_main():
-            metrics = {
-                "val_accuracy": self.val_accuracy,
-                "test_accuracy": self.test_accuracy,
-                "seconds": round(self.seconds, 2),
-            }
-            write_json(Path(out) / "run.json", {**self.config, **metrics})
+            accuracies = {"val_accuracy": self.val_accuracy, "test_accuracy": self.test_accuracy}
+            write_json(Path(out) / "run.json", {**self.config, **accuracies, "seconds": round(self.seconds, 2)})
 
     def save_model(self, out: Path) -> None:
         """All that is known before the model is evaluated: everything but run.json."""
         state = whole_state(self.model.state_dict())
         if not is_main():
             return
-        meta = {
-            "name": self.config["model"],
-            "class_names": list(self.task.class_names),
-            "crop": self.crop,
-            "task": self.task.name,
-            "fingerprint": self.task.fingerprint,
-            "seen": self.model.info.seen,
-        }
+        meta = {"name": self.config["model"], "class_names": list(self.task.class_names), "crop": self.crop}
+        meta |= {"task": self.task.name, "fingerprint": self.task.fingerprint, "seen": self.model.info.seen}
         save_weights(self.model, out / "model.safetensors", meta, state=state)
         write_csv(out / "history.csv", self.history.rows)
         if rows := split_table(self.task):
@@ -205,16 +197,12 @@ def distill(
     that has judged its images before training.
     """
     if teacher.num_classes != task.num_classes:
-        raise UserError(
-            f"the teacher knows {teacher.num_classes} classes, {task.name} has {task.num_classes}; "
-            "fine-tune the teacher on the same task first"
-        )
+        wrong = f"the teacher knows {teacher.num_classes} classes, {task.name} has {task.num_classes}"
+        raise UserError(f"{wrong}; fine-tune the teacher on the same task first")
     rule = rule or default_rule(model, task)
     if not how.consistent and rule.mixup_alpha:
-        raise UserError(
-            f"MixUp (alpha {rule.mixup_alpha}) needs a teacher that sees the mixed images; use a consistent teacher, or a rule "
-            "adapted with alpha=0"
-        )
+        wrong = f"MixUp (alpha {rule.mixup_alpha}) needs a teacher that sees the mixed images"
+        raise UserError(f"{wrong}; use a consistent teacher, or a rule adapted with alpha=0")
     device = pick_device(loop.device)
     layout = memory_format(device, settle(loop, device).precision)
     teacher = teacher.to(device, memory_format=layout).eval().requires_grad_(False)
@@ -239,28 +227,10 @@ def _fit(model: ResNetV2, task: Task, rule: HyperRule | None, seed: int, loop: L
     rule = rule or default_rule(model, task)
     device = pick_device(loop.device)
     loop = settle(loop, device)
-    config = method | {
-        "model": info_of(model).name,
-        "task": task.name,
-        "fingerprint": task.fingerprint,
-        "num_train": len(task.train),
-        "seed": seed,
-        "steps": rule.total_steps,
-        "batch_size": rule.batch_size,
-        "base_lr": rule.base_lr,
-        "rule": rule.variant,
-        "adapted": rule.is_adapted,
-        "warmup_steps": rule.warmup_steps,
-        "boundaries": list(rule.boundaries),
-        "momentum": rule.momentum,
-        "weight_decay": rule.weight_decay,
-        "mixup_alpha": rule.mixup_alpha,
-        "resize": rule.resize,
-        "crop": rule.crop,
-        "frozen": list(model.frozen),
-        "precision": loop.precision,
-        "ema": loop.ema,
-    }
+    config = method | _subject(model, task) | {"seed": seed, "steps": rule.total_steps, "batch_size": rule.batch_size}
+    config |= {"base_lr": rule.base_lr, "rule": rule.variant, "adapted": rule.is_adapted, "boundaries": [*rule.boundaries]}
+    config |= {name: getattr(rule, name) for name in RECORDED}
+    config |= {"frozen": [*model.frozen], "precision": loop.precision, "ema": loop.ema}
     how = Augmentation(rule.resize, rule.crop, task.random_crop, task.random_flip, rule.mixup_alpha)
     # An image that cannot be read should say so now, and not after hours of training.
     decoded = {split: getattr(task, split).prepare(rule.crop, "cpu") for split in ("val", "test")}
@@ -282,18 +252,19 @@ def _fit(model: ResNetV2, task: Task, rule: HyperRule | None, seed: int, loop: L
     return _finish(run, started, loop.out)
 
 
+def _subject(model: ResNetV2, task: Task) -> dict:
+    """What learns what, for the record."""
+    images = {"task": task.name, "fingerprint": task.fingerprint, "num_train": len(task.train)}
+    return {"model": info_of(model).name, **images}
+
+
 def environment(device: torch.device) -> dict:
     """Versions and hardware, for the record."""
     from . import __version__
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
-    return {
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__.split("+")[0],
-        "python": platform.python_version(),
-        "bitlib": __version__,
-    }
+    versions = {"torch": torch.__version__.split("+")[0], "python": platform.python_version(), "bitlib": __version__}
+    return {"device": name, "threads": torch.get_num_threads(), **versions}
 
 
 def _finish(run: Run, started: float, out: str | Path | None) -> Run:
@@ -352,16 +323,7 @@ def linear_probe(
     with torch.no_grad():
         model.head.weight.copy_(weight / std)
         model.head.bias.copy_(bias - (weight / std) @ mean)
-    config = {
-        "method": "linear_probe",
-        "model": info_of(model).name,
-        "task": task.name,
-        "fingerprint": task.fingerprint,
-        "num_train": len(task.train),
-        "c": c,
-        "mirror": mirror,
-        "crop": rule.crop,
-    }
+    config = {"method": "linear_probe", **_subject(model, task), "c": c, "mirror": mirror, "crop": rule.crop}
     model.info = learnt(model, task, rule.crop)
     return _finish(Run(model.eval(), task, config | environment(device), decoded=decoded), started, loop.out)
 

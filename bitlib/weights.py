@@ -15,7 +15,7 @@ import math
 import re
 import reprlib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -56,31 +56,17 @@ def npz_key(name: str) -> str:
     return "/".join(["resnet", *path, *tail])
 
 
-def _to_npz(name: str, tensor: Tensor) -> np.ndarray:
-    if name == "head.weight":  # [C, F] -> 1x1 convolution, HWIO
-        return tensor.t()[None, None].contiguous().numpy()
-    return (tensor.permute(2, 3, 1, 0) if tensor.ndim == 4 else tensor).contiguous().numpy()  # OIHW -> HWIO
-
-
-def _npz_shape(name: str, shape: torch.Size) -> tuple[int, ...]:
+def _as_npz(name: str, tensor: Tensor) -> Tensor:
+    """A parameter seen in the official layout: HWIO, the head as a 1x1 convolution. A view, so it can be written to."""
     if name == "head.weight":
-        return 1, 1, shape[1], shape[0]
-    return (shape[2], shape[3], shape[1], shape[0]) if len(shape) == 4 else tuple(shape)
-
-
-def _from_npz(name: str, array: np.ndarray) -> Tensor:
-    tensor = torch.from_numpy(array)
-    if name == "head.weight":
-        return tensor[0, 0].t()
-    return tensor.permute(3, 2, 0, 1) if tensor.ndim == 4 else tensor
+        return tensor.t()[None, None]
+    return tensor.permute(2, 3, 1, 0) if tensor.ndim == 4 else tensor
 
 
 def _check_group_norm(model: ResNetV2) -> None:
     if model.arch.norm != "gn" or not model.arch.standardize:
-        raise WeightsError(
-            "the official .npz layout holds group norm with weight standardisation only; "
-            "use a network of that kind, or save_weights"
-        )
+        kind = "group norm with weight standardisation"
+        raise WeightsError(f"the official .npz layout holds {kind} only; use a network of that kind, or save_weights")
 
 
 def load_npz(model: ResNetV2, path: str | Path) -> str:
@@ -122,6 +108,13 @@ def _shown(key: str) -> str:
     return repr(key[:100])[1:-1]
 
 
+def _check_entries(path: Path, found: Iterable[str], wanted: Iterable[str]) -> None:
+    """Refuse a file with more or fewer entries than the network has."""
+    for key in sorted({*found} ^ {*wanted}):
+        has, does = ("lacks", "needs") if key in wanted else ("has", "lacks")
+        raise WeightsError(f"{path} {has} the entry {_shown(key)}, which this network {does}; is it of another architecture?")
+
+
 def _check_values(path: Path, key: str, tensor: Tensor) -> None:
     """Refuse numbers with which a network gives no finite answer."""
     if tensor.is_floating_point() and not tensor.abs().max() <= LARGEST:  # NaN is not below it either
@@ -136,21 +129,22 @@ def _shape_error(path: Path, key: str, found: tuple[int, ...], wanted: tuple[int
 
 def _header(path: Path, archive: zipfile.ZipFile, key: str) -> tuple[int, ...]:
     """Shape of one entry, which holds exactly as many floating-point numbers as that; reads no more than its header."""
-    entry = archive.getinfo(f"{key}.npy")
-    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise WeightsError(f"{path}: {key} is compressed in a way that NumPy does not use; get the file again")
+
+    def need(ok: bool, otherwise: str) -> None:
+        if not ok:
+            raise WeightsError(f"{path}: {key} {otherwise}")
+
+    entry, plain = archive.getinfo(f"{key}.npy"), (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    need(entry.compress_type in plain, "is compressed in a way that NumPy does not use; get the file again")
     with archive.open(entry) as file:
         # Later versions are for structured arrays, with headers of any length.
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise WeightsError(f"{path}: {key} is no plain array of NumPy; get the file again")
+        need(np.lib.format.read_magic(file) == (1, 0), "is no plain array of NumPy; get the file again")
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        if dtype.hasobject:
-            raise WeightsError(f"{path}: {key} holds pickled objects, which could run any code; get the file from its source")
-        if dtype.kind != "f" or dtype.itemsize > 8:
-            raise WeightsError(f"{path}: {key} holds {reprlib.repr(str(dtype))}, not floating-point numbers")
-        needed = file.tell() + math.prod(shape) * dtype.itemsize
-        if entry.file_size != needed:
-            raise WeightsError(f"{path}: {key} declares {entry.file_size} bytes, but its shape needs {needed}; get it again")
+        need(not dtype.hasobject, "holds pickled objects, which could run any code; get the file from its source")
+        floating = dtype.kind == "f" and dtype.itemsize <= 8
+        need(floating, f"holds {reprlib.repr(str(dtype))}, not floating-point numbers")
+        size = file.tell() + math.prod(shape) * dtype.itemsize
+        need(entry.file_size == size, f"declares {entry.file_size} bytes, but its shape needs {size}; get it again")
     return shape
 
 
@@ -160,43 +154,36 @@ def _copy_npz(model: ResNetV2, path: Path, archive: zipfile.ZipFile) -> str:
     keys: dict[str, str] = {}
     for found in (entry.removesuffix(".npy") for entry in archive.namelist()):
         key = re.sub(r"standardized_conv2d_\d+", "standardized_conv2d", found)
-        if key not in wanted:
-            raise WeightsError(
-                f"{path} has the entry {_shown(found)}, which this network lacks; is it a file of another architecture?"
-            )
         if key in keys:
             raise WeightsError(f"{path} has both {_shown(keys[key])} and {_shown(found)}: one too many")
         keys[key] = found
-    for key in wanted:
-        if key not in keys:
-            raise WeightsError(f"{path} lacks the entry {key}; is it a file of another architecture?")
+    _check_entries(path, keys, wanted)
     found_classes = math.prod(_header(path, archive, keys["resnet/head/conv2d/bias"]))
     keep_head = found_classes == model.num_classes
     for key, name in wanted.items():
         shape = params[name].shape
         if name.startswith("head."):
-            shape = torch.Size([found_classes, *shape[1:]])
-        if (found := _header(path, archive, keys[key])) != _npz_shape(name, shape):
-            raise _shape_error(path, keys[key], found, _npz_shape(name, shape))
+            shape = (found_classes, *shape[1:])
+        fitting = tuple(_as_npz(name, torch.empty(shape, device="meta")).shape)
+        if (found := _header(path, archive, keys[key])) != fitting:
+            raise _shape_error(path, keys[key], found, fitting)
     loaded: dict[str, Tensor] = {}
     for key, name in wanted.items():
         if name.startswith("head.") and not keep_head:
             continue
         with archive.open(f"{keys[key]}.npy") as file, np.errstate(over="ignore"):
             array = np.asarray(np.lib.format.read_array(file, allow_pickle=False), np.float32)
-        loaded[name] = _from_npz(name, array)
+        loaded[name] = torch.from_numpy(array)
         _check_values(path, keys[key], loaded[name])
     with torch.no_grad():
         for name in list(loaded):  # giving each back once it is copied: R152x4 has 4 GB of them
-            params[name].copy_(loaded.pop(name))
+            _as_npz(name, params[name]).copy_(loaded.pop(name))
         if not keep_head:
             model.head.weight.zero_()
             model.head.bias.zero_()
-    return (
-        f"head of {found_classes} classes loaded"
-        if keep_head
-        else f"the file's head has {found_classes} classes; the new head of {model.num_classes} starts at zero"
-    )
+    if keep_head:
+        return f"head of {found_classes} classes loaded"
+    return f"the file's head has {found_classes} classes; the new head of {model.num_classes} starts at zero"
 
 
 def save_npz(model: ResNetV2, path: str | Path) -> None:
@@ -205,7 +192,8 @@ def save_npz(model: ResNetV2, path: str | Path) -> None:
     with atomic_path(Path(path)) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as z:
         for name, p in model.named_parameters():  # one tensor in memory at a time: R152x4 has 4 GB of them
             with z.open(f"{npz_key(name)}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, _to_npz(name, p.detach().float().cpu()), allow_pickle=False)
+                array = _as_npz(name, p.detach().float().cpu()).contiguous().numpy()
+                np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
 # --- the course's own format ------------------------------------------------------------------------------------------
@@ -227,16 +215,14 @@ def save_weights(
         _check_meta(meta)
     except ValueError as error:
         raise WeightsError(f"cannot write {path}: {error}") from None
-    state = {
-        name: (t.detach().to(dtype) if t.is_floating_point() else t.detach()).cpu().contiguous()
-        for name, t in (state or model.state_dict()).items()
-    }
-    for name, tensor in state.items():
-        if dtype == torch.float16 and tensor.is_floating_point() and not tensor.isfinite().all():
+    stored = {}
+    for name, tensor in (state or model.state_dict()).items():
+        stored[name] = tensor.detach().to(dtype if tensor.is_floating_point() else tensor.dtype).cpu().contiguous()
+        if dtype == torch.float16 and not stored[name].isfinite().all():
             raise WeightsError(f"{name} holds numbers beyond {dtype}; store {Path(path).name} as float32")
     header = {"bitlib": json.dumps(meta, ensure_ascii=False)}
     with atomic_path(Path(path)) as temporary:
-        save_file(state, temporary, header)
+        save_file(stored, temporary, header)
 
 
 # What a file may say of how the HyperRule is adapted to it: key -> (type, least, largest).
@@ -332,11 +318,7 @@ def _tensors_of(arch: Arch, num_classes: int) -> dict[str, tuple[tuple[int, ...]
 def _check_tensors(path: Path, file, arch: Arch, num_classes: int) -> None:
     """Refuse a file whose tensors are not those of the network, by its header: what it claims is never allocated."""
     wanted = _tensors_of(arch, num_classes)
-    for key in sorted(wanted.keys() ^ set(file.keys())):
-        raise WeightsError(
-            f"{path} {'lacks' if key in wanted else 'has'} the entry {_shown(key)}, "
-            f"which this network {'needs' if key in wanted else 'lacks'}; is it of another architecture?"
-        )
+    _check_entries(path, file.keys(), wanted)
     for key, (shape, floating) in wanted.items():
         view = file.get_slice(key)
         if tuple(view.get_shape()) != shape:
@@ -355,12 +337,6 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     for key, tensor in state.items():
         _check_values(path, key, tensor)
     return state, meta
-
-
-def read_meta(path: str | Path) -> dict:
-    """Only the meta data of such a file, from its header. Raises WeightsError as `load_weights` does."""
-    with _open_weights(Path(path)) as (_, meta, *_):
-        return meta
 
 
 # --- the registry -----------------------------------------------------------------------------------------------------
@@ -400,13 +376,12 @@ class ModelInfo:
 
 
 def _official() -> dict[str, ModelInfo]:
-    infos = {}
+    infos, folder = {}, cache_dir() / "weights"
     for scale, classes in OFFICIAL_CLASSES.items():
         for arch in ("R50x1", "R50x3", "R101x1", "R101x3", "R152x2", "R152x4"):
             name = f"BiT-{scale}-{arch}"
-            infos[name] = ModelInfo(
-                name, ARCHS[arch], classes, "official", cache_dir() / "weights" / f"{name}.npz", OFFICIAL_URL.format(name=name)
-            )
+            url = OFFICIAL_URL.format(name=name)
+            infos[name] = ModelInfo(name, ARCHS[arch], classes, "official", folder / f"{name}.npz", url)
     return infos
 
 
@@ -448,10 +423,9 @@ def model_info(name: str) -> ModelInfo:
     if path.suffix == ".npz" and path.exists():
         if path.stem in _official():
             return replace(models[path.stem], source="file", path=path)
-        raise UserError(
-            f"{path} does not say its architecture: rename it to its official name, such as BiT-M-R50x1.npz, "
-            "or in Python give create_model an architecture and pretrained=PATH"
-        )
+        todo = "rename it to its official name, such as BiT-M-R50x1.npz"
+        in_python = "in Python give create_model an architecture and pretrained=PATH"
+        raise UserError(f"{path} does not say its architecture: {todo}, or {in_python}")
     if name in ARCHS:
         return ModelInfo(name, ARCHS[name], 1000, "architecture")
     close = difflib.get_close_matches(name, [*models, *ARCHS], 3, 0.4)
@@ -477,15 +451,12 @@ def create_model(
     classes = info.num_classes if num_classes is None else num_classes
     if classes < 1:
         raise UserError(f"num_classes is {classes}; it must be 1 or more")
-    if pretrained and pretrained is not True:
-        path = Path(pretrained)
-    elif pretrained and info.source == "architecture":
-        raise UserError(f"{name} is an architecture without weights of its own; `bitlib models` lists those that have them")
-    else:
-        path = info.path
     if not pretrained:
         model = ResNetV2(info.arch, classes, seed)
     else:
+        path = info.path if pretrained is True else Path(pretrained)
+        if path is None:
+            raise UserError(f"{name} is an architecture without weights of its own; `bitlib models` lists those that have them")
         if info.source == "official" and path == info.path and not path.exists():
             download(info.url, path)
         with torch.device("meta"):  # nothing is drawn at random, and no memory touched, for what is then overwritten

@@ -444,3 +444,5 @@ def test_functions_keep_their_names_beside_modules_of_the_same_name():
     for first in ("", "import bitlib.mixup, bitlib.distill, bitlib.evaluate; ", "import bitlib.transfer; "):
         script = f"import bitlib; {first}print(all(map(callable, (bitlib.mixup, bitlib.distill, bitlib.evaluate))))"
         assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "True\n"
+    script = "import bitlib; print(bitlib.trainer.train.__name__, hasattr(bitlib, 'train'))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "train False\n"

@@ -13,7 +13,7 @@ from conftest import toy_task
 import bitlib
 from bitlib.pretrain import Upstream
 from bitlib.transfer import default_rule
-from bitlib.weights import read_meta
+from bitlib.weights import load_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 FEW = {"SEEDS": range(2)}
@@ -132,7 +132,7 @@ def test_pretraining_writes_weights_card_and_record_and_again_only_a_record(tmp_
     run()
     first = json.loads((tmp_path / "RESULTS" / "pretrain_photos-L.json").read_text("utf8"))
     weights, card = (tmp_path / "PACKAGE" / f"photos-L.{suffix}" for suffix in ("safetensors", "md"))
-    meta = read_meta(weights)
+    _, meta = load_weights(weights)
     assert meta["class_names"] == ["a", "b", "c"] and meta["recipe"] == script.RECIPES["photos"]
     assert bitlib.create_model(str(weights)).num_classes == 3
     assert f"{first['test']:.1%} of the 12 official" in card.read_text("utf8")

@@ -11,10 +11,10 @@ import torch
 from conftest import TINY, TINY_BN, memory, toy_task
 from PIL import Image
 
-import bitlib
 from bitlib import UserError, create_model, save_npz, save_weights
 from bitlib.cli import main
 from bitlib.resnet import ResNetV2
+from bitlib.transfer import default_rule
 
 META = {
     "name": "tiny",
@@ -126,7 +126,7 @@ def usable(model: ResNetV2) -> bool:
     x = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         logits = model.eval()(x)
-    bitlib.transfer.default_rule(model, toy_task())
+    default_rule(model, toy_task())
     return logits.shape == (1, 3) and bool(logits.isfinite().all()) and len(model.info.class_names) in (0, 3)
 
 

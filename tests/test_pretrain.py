@@ -57,7 +57,7 @@ def test_interrupted_and_resumed(tmp_path, monkeypatch):
     assert all(torch.equal(p, q) for p, q in zip(whole.model.parameters(), resumed.model.parameters()))
 
 
-@pytest.mark.parametrize("wrong", [{"arch": "R51"}, {"steps": 0}, {"lr": -1.0}])
+@pytest.mark.parametrize("wrong", [{"arch": "R51"}, {"steps": 0}, {"lr": -1.0}, {"weight_decay": -1.0}])
 def test_recipes_are_checked(wrong):
     with pytest.raises(UserError, match=str(next(iter(wrong.values())))):
         Upstream(**wrong)

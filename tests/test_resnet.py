@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from conftest import TINY, TINY_BN
 from torch import nn
 
-from bitlib.resnet import ARCHS, STAGES, Arch, ResNetV2, StdConv2d, count_parameters
+from bitlib.norm import StdConv2d
+from bitlib.resnet import ARCHS, STAGES, Arch, ResNetV2, count_parameters
 
 # FACTS: counted on the official code; name -> (with 1000 classes, without head, with 21,843 classes, tensors).
 COUNTS = {

@@ -17,11 +17,13 @@ from .vision import VISION_TASKS, load_vision
 
 TINY_IMAGENET_TASKS = ("tiny-imagenet", *(f"tiny-imagenet-{x}" for x in SHARES))
 GLYPH_TASKS = ("glyphs", *(f"glyphs-{x}" for x in (*SCALES, *map(str.lower, HELD_OUT_SCRIPTS))))
+LOADERS = {"digits": lambda _: load_digits(), "tiles": lambda _: load_tiles(), **dict.fromkeys(GLYPH_TASKS, load_glyphs)}
+LOADERS |= dict.fromkeys(TINY_IMAGENET_TASKS, load_tiny_imagenet) | dict.fromkeys(VISION_TASKS, load_vision)
 
 
 def list_tasks() -> list[str]:
     """Names that `load_task` knows, besides folders."""
-    return ["digits", "tiles", *GLYPH_TASKS, *TINY_IMAGENET_TASKS, *VISION_TASKS]
+    return [*LOADERS]
 
 
 def load_task(name: str, shots: int | None = None, seed: int = 0, skip_bad: bool = False) -> Task:
@@ -30,16 +32,8 @@ def load_task(name: str, shots: int | None = None, seed: int = 0, skip_bad: bool
     shots: keep that many training pictures of every class, drawn by `seed`. skip_bad: leave out unreadable files.
     Raises UserError for an unknown name, and whatever the data themselves give cause for.
     """
-    if name == "digits":
-        task = load_digits()
-    elif name == "tiles":
-        task = load_tiles()
-    elif name in GLYPH_TASKS:
-        task = load_glyphs(name)
-    elif name in TINY_IMAGENET_TASKS:
-        task = load_tiny_imagenet(name)
-    elif name in VISION_TASKS:
-        task = load_vision(name)
+    if name in LOADERS:
+        task = LOADERS[name](name)
     elif (folder := Path(name.removeprefix("folder:"))).is_dir():
         task = load_folder(folder, skip_bad)
     else:

@@ -20,11 +20,5 @@ def load_digits() -> Task:
     everything = ArrayImages(images.contiguous(), torch.from_numpy(raw.target))
     splits = [everything.subset(i) for i in split_indices(everything.labels, (300 / 1797, 600 / 1797))]
     names = tuple(str(i) for i in range(10))
-    return Task(
-        "digits",
-        *splits,
-        class_names=names,
-        image_size=(8, 8),
-        random_flip=False,
-        fingerprint=fingerprint("digits", names, *(s.digest() for s in splits)),
-    )
+    mark = fingerprint("digits", names, *(s.digest() for s in splits))
+    return Task("digits", *splits, names, (8, 8), random_flip=False, fingerprint=mark)

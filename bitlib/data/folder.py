@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from itertools import chain
 from pathlib import Path
 from statistics import median
 
@@ -85,48 +85,55 @@ def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
     return levels
 
 
-def decode(paths: Sequence[Path], side: int, what: str = "", pool: Executor | None = None) -> Tensor:
+def decode(paths: Sequence[Path], side: int, what: str = "", advice: str = "") -> Tensor:
     """All these files as uint8 [N, 3, side, side], decoded by several threads. what: the title of a progress bar.
 
-    Raises UserError that names the first unreadable one and counts the others.
+    Raises UserError that names the first unreadable one, counts the others and ends with `advice`.
     """
     images = torch.empty((len(paths), 3, side, side), dtype=torch.uint8)
 
     def one(i: int) -> None:
         images[i] = read_image(paths[i], side)
 
-    _raise_first(_attempt(one, range(len(paths)), what, pool))
+    _all_or_first_error(_attempt(one, range(len(paths)), what), advice)
     return images
 
 
-def _attempt(function: Callable, items: Sequence, what: str, pool: Executor | None = None) -> list[UserError | None]:
-    """Call it for all items, in several threads; for each, the UserError that it raised."""
+# One for the whole process: readers in several threads share it.
+_THREADS = ThreadPoolExecutor(thread_name_prefix="decode")
 
-    def one(item) -> UserError | None:
+
+def _attempt(function: Callable, items: Sequence, what: str) -> list:
+    """Call it for all items, in several threads; for each, what it returned or the UserError that it raised."""
+
+    def one(item) -> object:
         try:
-            function(item)
+            return function(item)
         except UserError as error:
             return error
 
-    if pool is None:
-        with ThreadPoolExecutor() as pool:
-            return _attempt(function, items, what, pool)
-    errors = []
+    results = []
     with tqdm(total=len(items), desc=what, leave=False, delay=1, mininterval=1, disable=not what or not is_main()) as bar:
         for start in range(0, len(items), 4096):  # a future for each of a million files would fill the memory
-            for error in pool.map(one, items[start : start + 4096]):
-                errors.append(error)
+            for result in _THREADS.map(one, items[start : start + 4096]):
+                results.append(result)
                 bar.update()
-    return errors
+    return results
 
 
-def _raise_first(errors: list[UserError | None], advice: str = "") -> None:
-    if bad := [e for e in errors if e]:
+def _all_or_first_error(results: list, advice: str) -> list:
+    if bad := [r for r in results if isinstance(r, UserError)]:
         raise UserError(f"{bad[0]}{f' and {len(bad) - 1} more' * (len(bad) > 1)}{advice}")
+    return results
 
 
-def _check(path: Path) -> None:
-    read_image(path, CHECK_SIDE)
+def _check(paths: list[Path]) -> list[UserError | None]:
+    """For each file, what is wrong with it; takes little time."""
+
+    def one(path: Path) -> None:
+        read_image(path, CHECK_SIDE)
+
+    return _attempt(one, paths, "checking images")
 
 
 def _warn(text: str) -> None:
@@ -147,32 +154,15 @@ class FileImages:
         self.paths, self.labels, self.side, self.advice = paths, labels, side, advice
         self.checked = False  # whether all are known to be readable
         self._digests: list[str] | None = None
-        self._pool: ThreadPoolExecutor | None = None
-        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.paths)
-
-    def __getstate__(self) -> dict:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_pool", "_lock")}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state, _pool=None, _lock=threading.Lock())
 
     @property
     def digests(self) -> list[str]:
         """A short hash of every file, read when first asked for. Raises UserError where a file cannot be read."""
         if self._digests is None:
-            found = [""] * len(self)
-
-            def one(i: int) -> None:
-                try:
-                    found[i] = digest(self.paths[i])
-                except OSError as error:
-                    raise UserError(f"cannot read {self.paths[i]} ({error.strerror})") from None
-
-            _raise_first(_attempt(one, range(len(self)), "hashing images"), self.advice)
-            self._digests = found
+            self._digests = _all_or_first_error(_attempt(digest, self.paths, "hashing images"), self.advice)
         return self._digests
 
     def subset(self, indices: Tensor) -> FileImages:
@@ -184,13 +174,13 @@ class FileImages:
     def check(self) -> FileImages:
         """Decode each in little time, unless that was done. Raises UserError that names the first unreadable file."""
         if not self.checked:
-            _raise_first(_attempt(_check, self.paths, "checking images"), self.advice)
+            _all_or_first_error(_check(self.paths), self.advice)
             self.checked = True
         return self
 
     def readable(self) -> FileImages:
         """Those that can be read; names the others on stderr."""
-        errors = _attempt(_check, self.paths, "checking images")
+        errors = _check(self.paths)
         for error in filter(None, errors):
             _warn(f"left out: {error}")
         good = self.subset(torch.tensor([i for i, error in enumerate(errors) if not error], dtype=torch.long))
@@ -199,7 +189,7 @@ class FileImages:
 
     def prepare(self, side: int, device: torch.device | str) -> ArrayImages | FileImages:
         if 3 * side * side * len(self) <= MEMORY_BUDGET:
-            return ArrayImages(self._decode(self.paths, side, "reading images").to(device), self.labels)
+            return ArrayImages(decode(self.paths, side, "reading images", self.advice).to(device), self.labels)
         prepared = copy(self.check())
         prepared.side = side
         return prepared
@@ -211,33 +201,24 @@ class FileImages:
         """uint8 [B, 3, side, side] on the CPU; may be called from any thread."""
         if self.side is None:
             raise ValueError("images from files have no common size; call prepare(side, device) first")
-        with self._lock:
-            self._pool = self._pool or ThreadPoolExecutor(thread_name_prefix="decode")
-        return self._decode([self.paths[i] for i in indices.tolist()], self.side, "", self._pool)
-
-    def _decode(self, *args) -> Tensor:
-        try:
-            return decode(*args)
-        except UserError as error:
-            raise UserError(f"{error}{self.advice}") from None
+        return decode([self.paths[i] for i in indices.tolist()], self.side, advice=self.advice)
 
 
 def list_images(folder: Path) -> list[Path]:
     """Image files anywhere under `folder`, sorted; hidden files and folders are passed over."""
-    readable = _readable_suffixes()
-    return [p for p in _files(folder) if p.suffix.lower() in readable]
+    return [p for p in _files(folder) if _readable(p)]
 
 
-def _readable_suffixes() -> set[str]:
+def _readable(path: Path) -> bool:
+    """Whether Pillow, with its plugins, knows the suffix."""
     from PIL import Image
 
-    return SUFFIXES | (PLUGIN_SUFFIXES & set(Image.registered_extensions()))
+    suffix = path.suffix.lower()
+    return suffix in SUFFIXES or (suffix in PLUGIN_SUFFIXES and suffix in Image.registered_extensions())
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(
-        p for p in folder.rglob("*") if p.is_file() and not any(x.startswith(".") for x in p.relative_to(folder).parts)
-    )
+    return sorted(p for p in folder.rglob("*") if p.is_file() and "/." not in f"/{p.relative_to(folder).as_posix()}")
 
 
 def class_folders(folder: Path) -> list[Path]:
@@ -247,8 +228,7 @@ def class_folders(folder: Path) -> list[Path]:
 
 def _lying_in(folder: Path) -> list[Path]:
     """Images in the folder itself."""
-    readable = _readable_suffixes()
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in readable and p.is_file() and not p.name.startswith("."))
+    return sorted(p for p in folder.iterdir() if _readable(p) and p.is_file() and not p.name.startswith("."))
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -283,13 +263,11 @@ def _meant(root: Path) -> str:
         return is_split(folder) or sum(bool(_lying_in(p)) for p in class_folders(folder)) > 1
 
     try:
-        if _lying_in(root):
-            for candidate, fits in ((here.parent.parent, is_split), (here.parent, holds_classes)):
-                if fits(candidate):
-                    return f"; did you mean {shown(candidate)}?"
+        above = [(here.parent.parent, is_split), (here.parent, holds_classes)] if _lying_in(root) else []
         children = class_folders(here)
-        for candidate in (*children, *(p for child in children for p in class_folders(child))):
-            if holds_classes(candidate):
+        below = chain(children, (p for child in children for p in class_folders(child)))
+        for candidate, fits in chain(above, ((p, holds_classes) for p in below)):
+            if fits(candidate):
                 return f"; did you mean {shown(candidate)}?"
     except OSError:
         pass  # a folder that may not be read
@@ -307,25 +285,21 @@ class _Reader:
         self.base, self.names, self.skip_bad, self.strays = base, names, skip_bad, Counter()
 
     def __call__(self, folder: Path) -> FileImages:
-        paths, labels, readable = [], [], _readable_suffixes()
+        paths, labels = [], []
         if beside := _lying_in(folder):
             _warn(f"left out {_count(len(beside), 'image')} beside the class folders in {folder}, such as {beside[0].name}")
         for label, name in enumerate(self.names):
             files = _files(folder / name)
-            found = [p for p in files if p.suffix.lower() in readable]
-            strays = Counter(s for p in files if (s := p.suffix.lower()) in PLUGIN_SUFFIXES - readable)
+            found = [p for p in files if _readable(p)]
+            strays = Counter(p.suffix.lower() for p in files if p.suffix.lower() in PLUGIN_SUFFIXES and not _readable(p))
             self.strays += strays
             if not found:
-                raise UserError(
-                    f"{folder / name} holds no images ({', '.join(sorted(SUFFIXES))}); "
-                    + (f"convert its {_listed(strays)} to JPEG" if strays else "add some, or remove the folder")
-                    + _meant(self.base)
-                )
+                todo = f"convert its {_listed(strays)} to JPEG" if strays else "add some, or remove the folder"
+                kinds = ", ".join(sorted(SUFFIXES))
+                raise UserError(f"{folder / name} holds no images ({kinds}); {todo}{_meant(self.base)}")
             paths += found
             labels += [label] * len(found)
-        images = FileImages(
-            paths, torch.tensor(labels), advice="; remove it" if self.skip_bad else "; remove it or pass --skip-bad"
-        )
+        images = FileImages(paths, torch.tensor(labels), advice="; remove it" + " or pass --skip-bad" * (not self.skip_bad))
         if self.skip_bad:
             images = images.readable()
             for label, name in enumerate(self.names):
@@ -362,10 +336,8 @@ def load_folder(path: str | Path, skip_bad: bool = False) -> Task:
     base = splits.get("train", root)
     names = [p.name for p in class_folders(base)]
     if len(names) < 2:
-        raise UserError(
-            f"{base} holds {_count(len(names), 'class folder')}; "
-            f"classification takes two or more, each with its images inside{_meant(root)}"
-        )
+        wrong = f"{base} holds {_count(len(names), 'class folder')}"
+        raise UserError(f"{wrong}; classification takes two or more, each with its images inside{_meant(root)}")
     for folder in splits.values():
         if (there := [p.name for p in class_folders(folder)]) != names:
             odd = sorted(set(there) ^ set(names))[0]
@@ -388,24 +360,16 @@ def load_folder(path: str | Path, skip_bad: bool = False) -> Task:
         _warn(f"left out {_listed(read.strays)} in {root}; convert them to JPEG first")
     _warn_of_two_labels(train, val, test)
     marks = [(s.labels.tolist(), s.digests) for s in (train, val, test)]
-    return Task(
-        f"folder:{root.resolve().name}",
-        train,
-        val,
-        test,
-        tuple(names),
-        _usual_size(train),
-        fingerprint=fingerprint(names, marks),
-    )
+    name, size = f"folder:{root.resolve().name}", _usual_size(train)
+    return Task(name, train, val, test, tuple(names), size, fingerprint=fingerprint(names, marks))
 
 
 def _warn_of_leaks(train: FileImages, val: FileImages, test: FileImages) -> None:
     seen = {content: p for s in (val, train) for content, p in zip(s.digests, s.paths)}
     if leaks := [(p, seen[content]) for content, p in zip(test.digests, test.paths) if content in seen]:
-        _warn(
-            f"{_count(len(leaks), 'test image')} can be found in train or val as well, such as {leaks[0][0]} ({leaks[0][1]}); "
-            "the test accuracy will be too high"
-        )
+        number, (image, twin) = _count(len(leaks), "test image"), leaks[0]
+        found = f"{number} can be found in train or val as well, such as {image} ({twin})"
+        _warn(f"{found}; the test accuracy will be too high")
 
 
 def _warn_of_two_labels(*splits: FileImages) -> None:

@@ -25,23 +25,10 @@ XS_COPIES = 20  # how often "xs" draws each of its few glyphs for validation and
 HELD_OUT_SCRIPTS = ("ARMENIAN", "GEORGIAN")
 # The last two fonts are kept for validation and test; the others draw the training pictures.
 FONTS = (
-    "DejaVuSans",
-    "DejaVuSans-Bold",
-    "DejaVuSansMono",
-    "DejaVuSansMono-Bold",
-    "DejaVuSansMono-Oblique",
-    "DejaVuSansMono-BoldOblique",
-    "DejaVuSerif",
-    "DejaVuSerif-Bold",
-    "DejaVuSerif-Italic",
-    "DejaVuSerif-BoldItalic",
-    "STIXGeneral",
-    "STIXGeneralBol",
-    "STIXGeneralItalic",
-    "STIXGeneralBolIta",
-    "DejaVuSans-Oblique",
-    "DejaVuSans-BoldOblique",
-)
+    "DejaVuSans DejaVuSans-Bold DejaVuSansMono DejaVuSansMono-Bold DejaVuSansMono-Oblique DejaVuSansMono-BoldOblique "
+    "DejaVuSerif DejaVuSerif-Bold DejaVuSerif-Italic DejaVuSerif-BoldItalic "
+    "STIXGeneral STIXGeneralBol STIXGeneralItalic STIXGeneralBolIta DejaVuSans-Oblique DejaVuSans-BoldOblique"
+).split()
 VAL_FONT, TEST_FONT = len(FONTS) - 2, len(FONTS) - 1
 MASK = 48  # side of a glyph's mask in pixels
 SIDE = 32  # side of the pictures kept for validation and test
@@ -138,12 +125,9 @@ def draw_glyphs(masks: Tensor, side: int, draws: Tensor) -> Tensor:
     ink = F.grid_sample(ink, grid + bend.permute(0, 2, 3, 1), mode="bilinear", align_corners=False)
     ink = torch.sigmoid((ink - between(7, 0.2, 0.55).view(n, 1, 1, 1)) * 12)
     # Half of the pictures lose resolution, down to 8 x 8.
-    for low_side, chosen in (
-        (side // 4, uniform[8] < 0.2),
-        (side // 3, (uniform[8] >= 0.2) & (uniform[8] < 0.35)),
-        (side // 2, (uniform[8] >= 0.35) & (uniform[8] < 0.5)),
-    ):
-        coarse = F.interpolate(F.adaptive_avg_pool2d(ink, low_side), (side, side), mode="bilinear", align_corners=False)
+    for divisor, low, high in ((4, 0.0, 0.2), (3, 0.2, 0.35), (2, 0.35, 0.5)):
+        chosen = (uniform[8] >= low) & (uniform[8] < high)
+        coarse = F.interpolate(F.adaptive_avg_pool2d(ink, side // divisor), (side, side), mode="bilinear", align_corners=False)
         ink = torch.where(chosen.view(n, 1, 1, 1), coarse, ink)
     # Two colours that differ in brightness by 0.35 of the range or more; half of the pictures are grey.
     tint = (tint.view(n, 2, 3).transpose(0, 1) - 0.5) * 0.5
@@ -204,26 +188,17 @@ def load_glyphs(name: str = "glyphs") -> Task:
         raise UserError(f"unknown task {name!r}; the glyph tasks are " + ", ".join(f"glyphs-{n}" for n in (*SCALES, *scripts)))
     renumber = torch.full((len(chars),), -1)
     renumber[torch.tensor(classes)] = torch.arange(len(classes))
-    splits = {}
-    for i, (split, inside) in enumerate(
-        {"train": fonts < VAL_FONT, "val": fonts == VAL_FONT, "test": fonts == TEST_FONT}.items()
-    ):
+    splits = []
+    for i, inside in enumerate((fonts < VAL_FONT, fonts == VAL_FONT, fonts == TEST_FONT)):
         chosen = (inside & (renumber[labels] >= 0)).nonzero()[:, 0]
-        splits[split] = GlyphImages(masks[chosen], renumber[labels[chosen]])
-        if split != "train":
-            copies = XS_COPIES if wanted == "xs" else 1
-            splits[split] = _draw_once(splits[split].subset(torch.arange(len(chosen)).repeat(copies)), seed=i)
+        if i > 0 and wanted == "xs":
+            chosen = chosen.repeat(XS_COPIES)
+        images = GlyphImages(masks[chosen], renumber[labels[chosen]])
+        splits.append(_draw_once(images, seed=i) if i > 0 else images)
     names = tuple(chars[i] for i in classes)
     mark = fingerprint(names, hashlib.sha256(masks[renumber[labels] >= 0].numpy().tobytes()).hexdigest())
-    return Task(
-        "glyphs-l" if name == "glyphs" else name,
-        **splits,
-        class_names=names,
-        image_size=(SIDE, SIDE),
-        random_crop=False,
-        random_flip=False,
-        fingerprint=mark,
-    )
+    name = "glyphs-l" if name == "glyphs" else name
+    return Task(name, *splits, names, (SIDE, SIDE), random_crop=False, random_flip=False, fingerprint=mark)
 
 
 def _draw_once(images: GlyphImages, seed: int) -> ArrayImages:

@@ -30,13 +30,12 @@ def pack(path: Path, train: Listing, test: Listing, class_names: list[str], side
 def pack_folder(path: Path, folder: Path, side: int) -> None:
     """The same for FOLDER/train/CLASS and FOLDER/test/CLASS. Raises UserError where that is not what the folder holds."""
     names = [p.name for p in class_folders(folder / "train")] if (folder / "train").is_dir() else []
-    listings = [
-        [(image, label) for label, name in enumerate(names) for image in list_images(folder / split / name)]
-        for split in ("train", "test")
-    ]
-    for split, listing in zip(("train", "test"), listings):
-        if not names or {label for _, label in listing} != set(range(len(names))):
+    listings = []
+    for split in ("train", "test"):
+        listing = [(image, label) for label, name in enumerate(names) for image in list_images(folder / split / name)]
+        if not names or len({label for _, label in listing}) != len(names):
             raise UserError(f"{folder} needs images in {split}/CLASS, for the same classes in train and in test")
+        listings.append(listing)
     pack(path, *listings, names, side)
 
 
@@ -44,10 +43,7 @@ def load_packed(path: Path) -> tuple[ArrayImages, ArrayImages, tuple[str, ...]]:
     """(train, test, class names) of such a file. Raises UserError where it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            splits = [
-                ArrayImages(torch.from_numpy(file[f"{s}_images"]), torch.from_numpy(file[f"{s}_labels"]))
-                for s in ("train", "test")
-            ]
-            return *splits, tuple(str(name) for name in file["class_names"])
+            parts = [[torch.from_numpy(file[f"{s}_{kind}"]) for kind in ("images", "labels")] for s in ("train", "test")]
+            return *(ArrayImages(*part) for part in parts), tuple(str(name) for name in file["class_names"])
     except Exception as error:  # a damaged archive fails in zipfile, zlib or NumPy, each in its own way
         raise UserError(f"{path} is damaged ({type(error).__name__}); delete it, and it will be made again") from None

@@ -12,11 +12,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..files import UserError
+
 
 def digest(path: Path) -> str:
-    """Hash of the file's bytes: 16 hex digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=8)).hexdigest()
+    """Hash of the file's bytes: 16 hex digits. Raises UserError where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=8)).hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror})") from None
 
 
 def position(content: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -92,7 +92,7 @@ class Task:
     image_size: tuple[int, int]
     random_crop: bool = True
     random_flip: bool = True
-    fingerprint: str = field(default="")
+    fingerprint: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -108,10 +108,8 @@ class Task:
             raise UserError(f"shots is {shots}; it must be 1 or more")
         for name, count in zip(self.class_names, torch.bincount(self.train.labels, minlength=self.num_classes).tolist()):
             if count < shots:
-                raise UserError(
-                    f"{self.name}: class {name!r} has {count} training pictures, "
-                    f"fewer than the {shots} shots asked for; ask for {count} at most"
-                )
+                wrong = f"{self.name}: class {name!r} has {count} training pictures, fewer than the {shots} shots asked for"
+                raise UserError(f"{wrong}; ask for {count} at most")
         indices = few_shot_indices(self.train.labels, shots, seed)
         mark = fingerprint(self.fingerprint, shots, seed, indices.tolist())
         return replace(self, train=self.train.subset(indices), fingerprint=mark)

@@ -32,11 +32,9 @@ def _fetch(make: Callable, what: str, root: Path, **kwargs):
                 root.mkdir(parents=True, exist_ok=True)
                 return make(root, download=True, **kwargs)
     except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"{what} is not in {root} and cannot be downloaded ({error}); on a machine with a network run "
-            f"torchvision.datasets.{make.__name__}({str(root)!r}, download=True) and copy that folder "
-            "here"
-        ) from None
+        wrong = f"{what} is not in {root} and cannot be downloaded ({error})"
+        call = f"torchvision.datasets.{make.__name__}({str(root)!r}, download=True)"
+        raise UserError(f"{wrong}; on a machine with a network run {call} and copy that folder here") from None
 
 
 def _without_val(train: Images) -> tuple[Images, Images]:
@@ -52,9 +50,8 @@ def _cifar(name: str, root: Path) -> Task:
     else:
         make = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
         parts = [_fetch(make, name, root, train=train) for train in (True, False)]
-        train, test = (
-            ArrayImages(torch.from_numpy(p.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(p.targets)) for p in parts
-        )
+        pixels = [torch.from_numpy(p.data).permute(0, 3, 1, 2).contiguous() for p in parts]
+        train, test = (ArrayImages(x, torch.tensor(p.targets)) for x, p in zip(pixels, parts))
         names = tuple(parts[0].classes)
     train, val = _without_val(train)
     mark = fingerprint(name, names, *(s.digest() for s in (train, val, test)))
@@ -106,13 +103,8 @@ def _file_task(name: str, splits: list[FileImages], names: tuple[str, ...]) -> T
     return Task(name, *splits, class_names=names, image_size=(500, 500), fingerprint=fingerprint(name, names, marks))
 
 
-VISION_TASKS: dict[str, Callable[[str, Path], Task]] = {
-    "cifar10": _cifar,
-    "cifar100": _cifar,
-    "flowers102": _flowers,
-    "pets": _pets,
-    "cats-vs-dogs": _pets,
-}
+VISION_TASKS: dict[str, Callable[[str, Path], Task]] = dict.fromkeys(("cifar10", "cifar100"), _cifar)
+VISION_TASKS |= {"flowers102": _flowers, "pets": _pets, "cats-vs-dogs": _pets}
 
 
 def load_vision(name: str) -> Task:
