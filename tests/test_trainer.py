@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from bitlib import Loop, UserError
 from bitlib.data.batches import ahead
 from bitlib.data.sampling import generator_for
-from bitlib.device import fast_16_bits, memory_format, pick_device, pick_precision
+from bitlib.device import _say_slow, fast_16_bits, memory_format, pick_device, pick_precision
 from bitlib.norm import standardized_convs
 from bitlib.resnet import ResNetV2
 from bitlib.trainer import History, Interrupted, Sgd, read_checkpoint, save_checkpoint, settle, train
@@ -469,6 +469,7 @@ def test_auto_precision_is_settled_once(tmp_path, capsys):
 
 
 def test_a_slow_precision_says_so(capsys):
+    _say_slow.cache_clear()  # it is said once
     slow = "fp16"  # there is no processor in 2026 on which PyTorch trains faster in it
     assert pick_precision(slow, torch.device("cpu")) == slow
     assert "fp16 is slow on this processor" in capsys.readouterr().err
