@@ -220,7 +220,7 @@ def test_figures_are_only_written_from_a_clean_commit(tmp_path):
 
     def run(*command) -> subprocess.CompletedProcess:
         env = os.environ | {"PYTHONPATH": str(ROOT)}  # the library itself is the real one
-        return subprocess.run([*map(str, command)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+        return subprocess.run([*map(str, command)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=1200)
 
     def refused() -> str:
         done = run(sys.executable, tmp_path / "benchmarks" / "speed.py")

@@ -21,7 +21,7 @@ def torchrun(*args, processes: int = 2) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *map(str, args)]
     path = os.pathsep.join([str(HERE), str(HERE.parent)])
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        command, capture_output=True, text=True, timeout=1200, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     )
 
 

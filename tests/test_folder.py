@@ -395,7 +395,7 @@ def test_warnings_of_pillow_stay_off_the_screen(tmp_path):
         Image.open(path).getexif()
     assert seen  # or this tests nothing
     code = f"import bitlib; t = bitlib.load_task({str(root)!r}); [s.prepare(8, 'cpu') for s in (t.train, t.val, t.test)]"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0 and done.stderr == ""
 
 

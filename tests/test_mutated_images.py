@@ -114,7 +114,7 @@ def test_predict_in_a_process_of_its_own(tmp_path):
             paths.append(tmp_path / f"{seed}.{suffix}")
             paths[-1].write_bytes(mutated(suffix, seed))
     code = [sys.executable, __file__, *map(str, paths)]
-    done = subprocess.run(code, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(code, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0 and "Warning" not in done.stderr and "Traceback" not in done.stderr
     found = json.loads(done.stdout)
     assert found["memory"] < 2 << 30
