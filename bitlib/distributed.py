@@ -121,7 +121,7 @@ class AnyProcess:
 
 
 class Alone:
-    """How a network trains on one process. net: what is called; state: its own weights and the optimizer's."""
+    """How a network trains on one process. model: the network itself; net: what is called in its place."""
 
     def __init__(self, model: nn.Module):
         self.model = self.net = model

@@ -459,8 +459,7 @@ def test_fp16_keeps_master_weights_and_stays_near_fp32():
 
 def test_auto_precision_is_settled_once(tmp_path, capsys):
     """What a checkpoint was begun with counts, whatever this processor would choose."""
-    run(sgd=sgd(4), precision="bf16", out=tmp_path, batches=InAdvance(batch, 0))
-    (tmp_path / "run.json").unlink(missing_ok=True)
+    run(sgd=sgd(4), precision="bf16", out=tmp_path)
     model = ResNetV2(TINY, 3)
     settled = settle(Loop(device="cpu", out=tmp_path, resume=True), torch.device("cpu"))
     assert settled.precision == "bf16"
