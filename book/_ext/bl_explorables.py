@@ -11,6 +11,8 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
+from bitlib.course import palette
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 SOURCES = ROOT / "bitlib" / "course" / "explorables"
 MADE = ROOT / "_build" / "made"  # files for the website that are made, not kept
@@ -24,7 +26,9 @@ def write_script(app):
     script = f"const BL_KIT = {json.dumps(kit)};\nconst BL_MODULES = {json.dumps(modules)};\n{runtime}"
     MADE.mkdir(parents=True, exist_ok=True)
     (MADE / "explorables.js").write_text(script, "utf8")
-    (MADE / "explorables.css").write_text((SOURCES / "explorables.css").read_text("utf8"), "utf8")
+    styles = [SOURCES / "explorables.css", *sorted(p for p in SOURCES.glob("*.css") if p.stem != "explorables")]
+    (MADE / "explorables.css").write_text("".join(p.read_text("utf8") for p in styles), "utf8")
+    (MADE / "palette.css").write_text(palette.css(), "utf8")
     app.config.html_static_path.append(str(MADE))
 
 
@@ -46,7 +50,7 @@ class Explorable(SphinxDirective):
         else:
             figure = kind.example()
         # Sphinx copies scripts only when it has a page to write.
-        for source in (*SOURCES.iterdir(), Path(explore.__file__), Path(__file__).parent / "explorables_runtime.js"):
+        for source in (*SOURCES.iterdir(), *Path(explore.__file__).parent.glob("*.py"), Path(__file__).parent / "explorables_runtime.js"):
             self.env.note_dependency(str(source))
         result = nodes.figure("", nodes.raw("", figure.static_html(), format="html"), classes=["bl-figure"])
         result += nodes.caption("", "", *self.state.inline_text(" ".join(self.content), self.lineno)[0])

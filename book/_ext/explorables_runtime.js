@@ -42,6 +42,7 @@
           if (Object.is(model.state[name], defaults[name])) address.searchParams.delete(`${id}.${name}`);
           else address.searchParams.set(`${id}.${name}`, model.state[name]);
         }
+        address.hash = `figure-${id}`; // whoever follows the link arrives here
         try { history.replaceState(history.state, "", address); } catch { /* a folder without a server: no address to keep */ }
       }, 150);
     };
@@ -85,4 +86,6 @@
     figure.id = "figure-" + (seen[name] === 1 ? name : `${name}-${seen[name]}`);
     near.observe(figure);
   }
+  // The ids are made here, after the browser has looked for the place that the address names.
+  if (location.hash.startsWith("#figure-")) document.getElementById(location.hash.slice(1))?.scrollIntoView();
 })();

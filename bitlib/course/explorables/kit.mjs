@@ -76,6 +76,69 @@ export function watch(model, names, draw) {
   return () => { for (const name of names) model.off("change:" + name, draw); };
 }
 
+// Something in a picture that can be dragged: by mouse and finger anywhere near it, and by the arrow keys when it has the focus.
+// moved(x, y) gets the pointer's place in the SVG's own units; keyed(dx, dy) gets one step per arrow key (ten with Shift, and
+// Home and End as minus and plus infinity). The element gets the focus, a role of "slider" and whatever else is in `aria`.
+export function draggable(element, { moved, keyed, aria = {} }) {
+  for (const [name, value] of Object.entries({ tabindex: 0, role: "slider", ...aria })) element.setAttribute(name, value);
+  element.style.touchAction = "none";
+  element.style.cursor = "grab";
+  const place = (event) => {
+    const svg = element.ownerSVGElement ?? element, at = new DOMPoint(event.clientX, event.clientY);
+    const { x, y } = at.matrixTransform(svg.getScreenCTM().inverse());
+    moved(x, y);
+  };
+  element.addEventListener("pointerdown", (event) => {
+    event.preventDefault();
+    element.focus({ preventScroll: true });
+    element.setPointerCapture(event.pointerId);
+    place(event);
+  });
+  element.addEventListener("pointermove", (event) => { if (element.hasPointerCapture(event.pointerId)) place(event); });
+  element.addEventListener("keydown", (event) => {
+    const step = event.shiftKey ? 10 : 1;
+    const way = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, step], ArrowDown: [0, -step],
+      Home: [-Infinity, -Infinity], End: [Infinity, Infinity] }[event.key];
+    if (!way) return;
+    event.preventDefault();
+    keyed(...way);
+  });
+  return element;
+}
+
+// Something in a picture that can be chosen: a click, a tap, Enter or Space does `act`.
+export function clickable(element, label, act) {
+  for (const [name, value] of Object.entries({ tabindex: 0, role: "button", "aria-label": label })) element.setAttribute(name, value);
+  element.style.cursor = "pointer";
+  element.addEventListener("click", act);
+  element.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault();
+    act();
+  });
+  return element;
+}
+
+// An SVG that is drawn at the width it has, so that its text is never scaled: draw(width) returns the height and fills it.
+// Called at once, whenever the width changes, and by the function that comes back.
+export function fitted(svg, draw) {
+  let width = 0;
+  const redraw = () => {
+    const height = draw(width || 340);
+    svg.setAttribute("viewBox", `0 0 ${width || 340} ${height}`);
+    svg.setAttribute("height", height);
+  };
+  new ResizeObserver(([entry]) => {
+    const now = Math.round(entry.contentRect.width);
+    if (now && now !== width) { width = now; redraw(); }
+  }).observe(svg);
+  return redraw;
+}
+
+// The name of an axis: of the horizontal one below its middle, of the vertical one above its upper end, where it can be read.
+export const xLabel = (x, y, ...text) => node("svg:text", { x, y, "text-anchor": "middle", class: "bl-x-label" }, ...text);
+export const yLabel = (x, y, ...text) => node("svg:text", { x, y, class: "bl-x-label" }, ...text);
+
 // --- numbers ---
 export const encode = (bytes) => btoa(Array.from(bytes, (b) => String.fromCharCode(b)).join(""));
 export const decode = (base64) => Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));

@@ -1,0 +1,15 @@
+"""Explorables: figures that recompute while you move them, in a live notebook and on the website without a kernel.
+
+One module here for each figure: an anywidget class with its traits, their limits, and an example from the course's own models.
+The figure itself is one ES module under `explorables/`. Needs ipywidgets and anywidget, which the `notebook` extra brings.
+"""
+
+from .base import Explorable
+from .hyperrule import Rule
+from .mixup import MixUp
+from .norms import Norms
+from .softmax import Softmax
+from .standardize import Standardize
+from .transfermap import TransferMap
+
+__all__ = ["Explorable", "MixUp", "Norms", "Rule", "Softmax", "Standardize", "TransferMap"]
