@@ -1,4 +1,4 @@
-"""Bring the notebooks up to date: exercise stubs from their solutions, the repository's address, and all outputs.
+"""Bring the notebooks up to date: exercise stubs from their solutions, addresses, foldings, and all outputs.
 
 python data_scripts/refresh_notebooks.py                 all of them
 python data_scripts/refresh_notebooks.py 01_quickstart   one
@@ -15,42 +15,47 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
-BEGIN, END = "# begin solution", "# end solution"
 
 
-def stub_of(solution: str) -> str:
-    """The exercise that a solution answers: the marked lines become `raise NotImplementedError`."""
-    lines, inside = [], False
-    for line in solution.splitlines():
-        if line.strip() == BEGIN:
-            inside = True
-            indent = line[: len(line) - len(line.lstrip())]
-            lines += [f"{indent}# your turn", f"{indent}raise NotImplementedError"]
-        elif line.strip() == END:
-            inside = False
-        elif not inside:
-            lines.append(line)
-    return "\n".join(lines)
+def repository() -> str:
+    """The repository's address, from _config.yml."""
+    return yaml.safe_load((ROOT / "_config.yml").read_text("utf8"))["repository"]["url"]
 
 
-def address() -> str:
-    """owner/repository, from _config.yml."""
-    url = yaml.safe_load((ROOT / "_config.yml").read_text("utf8"))["repository"]["url"]
-    return url.removeprefix("https://github.com/")
+def addressed(text: str) -> str:
+    """The text with the repository's address, its website's and its notebooks' in Colab put right."""
+    owner, name = repository().removeprefix("https://github.com/").split("/")
+    text = re.sub(
+        r"(github\.com/|colab\.research\.google\.com/github/)[\w-]+/[\w.-]+?(?=[/\"\s)])", rf"\g<1>{owner}/{name}", text
+    )
+    return re.sub(r"https://[\w-]+\.github\.io/[\w.-]+/", f"https://{owner}.github.io/{name}/", text)
+
+
+def fold(cell) -> None:
+    """A cell whose code starts with "# @title" is folded everywhere: by JupyterLab, by Colab and on the website."""
+    titled = cell.source.startswith("# @title")
+    tags = [tag for tag in cell.metadata.get("tags", ()) if tag != "hide-input"]
+    if titled and not {"hide-cell", "remove-cell"} & set(tags):
+        tags.append("hide-input")
+    cell.metadata.pop("jupyter", None), cell.metadata.pop("cellView", None), cell.metadata.pop("tags", None)
+    if tags:
+        cell.metadata["tags"] = tags
+    if titled:
+        cell.metadata |= {"jupyter": {"source_hidden": True}, "cellView": "form"}
 
 
 def renew(notebook) -> None:
-    """Write stubs and the address into the cells, in place."""
-    solutions = {c.metadata["exercise"]: c.source for c in notebook.cells if "solution" in c.metadata.get("tags", ())}
+    """Write stubs, addresses and foldings into the cells, in place."""
+    from bitlib.course.exercises import EXERCISES
+
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number:02d}"
-        cell.source = re.sub(
-            r"(github\.com/|colab\.research\.google\.com/github/)[\w-]+/[\w.-]+?(?=[/\"\s)])",
-            lambda m: m[1] + address(),
-            cell.source,
-        )
-        if "exercise" in cell.metadata.get("tags", ()):
-            cell.source = stub_of(solutions[cell.metadata["exercise"]])
+        cell.source = addressed(cell.source)
+        if name := cell.metadata.get("exercise"):
+            exercise = EXERCISES[name]
+            cell.source = f'{exercise.stub()}\n\n\nEXERCISES["{name}"].check({exercise.answer.__name__})'
+        if cell.cell_type == "code":
+            fold(cell)
 
 
 def joined(outputs: list) -> list:

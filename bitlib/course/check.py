@@ -1,31 +1,65 @@
-"""Claims and exercises: what turns a sentence of a chapter into something that can fail.
+"""Checks, claims and exercises: what turns a sentence of a chapter into something that can fail.
 
-`claim` is for us: a notebook with an untrue sentence does not run. `Exercise` is for the learner: it tries an answer on
-cases worked out beforehand and climbs a ladder of hints.
+`check` is for identities, which no rerun can change; `claim` for what was measured. Both are for us: a notebook with an untrue
+sentence does not run. `Exercise` is for the learner: it tries an answer on cases worked out beforehand and climbs a ladder of
+hints.
 """
 
 from __future__ import annotations
 
+import inspect
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from .show import Html, inline, show
+
+BEGIN, END = "# begin solution", "# end solution"
 
 
 class ClaimFailed(AssertionError):
     """A sentence of the course is not true here."""
 
 
-def claim(sentence: str, holds) -> None:
-    """State a measured result: prints it, always the same, or raises ClaimFailed and so fails the notebook."""
+def check(sentence: str, holds) -> None:
+    """State something that holds by construction: shows the sentence, always the same, or raises ClaimFailed."""
     if not bool(holds):
         raise ClaimFailed(f"this does not hold here: {sentence}")
-    print(textwrap.fill(f"claim holds: {sentence}", 78, subsequent_indent="    "))
+    show(_statement(sentence, ""))
+
+
+def claim(sentence: str, value, *, above: float | None = None, below: float | None = None, unit: str = "") -> None:
+    """State a measured result and by how much it holds, or raise ClaimFailed and so fail the notebook.
+
+    value: what the sentence depends on, for example a difference in points; it must lie above or below a limit. The sentence is
+    always the same; the value beside it is this machine's.
+    """
+    if (above is None) == (below is None):
+        raise TypeError("claim() needs above= or below=, one of the two; an identity is a check()")
+    value, limit = float(value), above if below is None else below
+    told = f"{_short(value)}{' ' + unit if unit else ''}; needs {'more' if below is None else 'less'} than {_short(limit)}"
+    if not (value > limit if below is None else value < limit):
+        raise ClaimFailed(f"this does not hold here: {sentence} ({told})")
+    show(_statement(sentence, told))
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}".replace("-", "−")
+
+
+def _statement(sentence: str, told: str) -> Html:
+    margin = f' <span class="bl-margin">{told}</span>' if told else ""
+    kind = "claim" if told else "check"
+    body = f'<p class="bl-claim" data-kind="{kind}"><span class="bl-mark">✓</span> {inline(sentence)}{margin}</p>'
+    return Html(body, f"✓ {sentence}" + (f" [{told}]" if told else ""))
 
 
 @dataclass
 class Exercise:
     """A question with automatic checks.
 
+    answer: a function that passes; what learners get instead is its `stub`. Where only a part is theirs to write, the lines
+    between "# begin solution" and "# end solution" are, else everything under the docstring.
     checks: pairs (what the answer should do, test); a test takes the answer and returns whether it does.
     hints: three, from a nudge to nearly the answer. Every failed try shows one more of them.
     """
@@ -33,6 +67,7 @@ class Exercise:
     question: str
     checks: tuple[tuple[str, Callable[[Callable], bool]], ...]
     hints: tuple[str, str, str]
+    answer: Callable
     tries: int = field(default=0, compare=False)
 
     def check(self, answer: Callable) -> None:
@@ -40,24 +75,61 @@ class Exercise:
         self.passes(answer)
 
     def passes(self, answer: Callable) -> bool:
-        """The same, and returns whether it passed."""
+        """The same, and returns whether it passed. An exercise that is still empty uses up no hint."""
         wrong = self._first_wrong(answer)
         if wrong is None:
             print("passed: " + "; ".join(what for what, _ in self.checks))
             return True
+        if not wrong:
+            print("Still empty. Write the function, then run this cell; it will check your answer and give hints.")
+            return False
         level = min(self.tries, len(self.hints) - 1)
         self.tries += 1
         print(f"not yet: {wrong}\nhint {level + 1} of {len(self.hints)}: {self.hints[level]}")
         return False
 
+    def solution(self) -> Html:
+        """The solution, folded until it is opened."""
+        source = "\n".join(line for line in self._source() if line.strip() not in (BEGIN, END))
+        body = f'<details class="bl-solution"><summary>Solution</summary><pre>{_escaped(source)}</pre></details>'
+        return Html(body, "the solution is folded; it needs a page that can show HTML")
+
+    def stub(self) -> str:
+        """The function that the learner completes, with the call that checks it: the source of an exercise's cell."""
+        lines, source = [], self._source()
+        if not any(line.strip() == BEGIN for line in source):
+            code = inspect.cleandoc(self.answer.__doc__ or "")
+            last = next(i for i, line in enumerate(source) if line.rstrip().endswith('"""')) if code else 0
+            lines = [*source[: last + 1], "    # your turn", "    raise NotImplementedError"]
+        else:
+            inside = False
+            for line in source:
+                if line.strip() == BEGIN:
+                    inside = True
+                    indent = line[: len(line) - len(line.lstrip())]
+                    lines += [f"{indent}# your turn", f"{indent}raise NotImplementedError"]
+                elif line.strip() == END:
+                    inside = False
+                elif not inside:
+                    lines.append(line)
+        return "\n".join(lines)
+
+    def _source(self) -> list[str]:
+        return textwrap.dedent(inspect.getsource(self.answer)).rstrip().splitlines()
+
     def _first_wrong(self, answer: Callable) -> str | None:
+        """None for a right answer, "" for an empty one, else what is wrong with it."""
         for what, test in self.checks:
             try:
                 passed = test(answer)
             except NotImplementedError:
-                return "the exercise is still empty"
+                return ""
             except Exception as error:  # any fault of the learner's code is part of the answer
                 return f"it should {what}, but it stopped with {type(error).__name__}: {error}"
             if not passed:
                 return f"it should {what}"
         return None
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -16,16 +16,11 @@ from statistics import fmean, stdev
 import torch
 
 from ..data.task import few_shot_indices
-from . import plots
+from .show import Html, images, inline, png, quiz, show, table  # noqa: F401  (notebooks take these from here)
 
 
 def setup() -> None:
-    """Prepare a notebook: show matplotlib figures as pictures, and say which profile this machine has."""
-    from IPython import get_ipython
-    from IPython.core.pylabtools import select_figure_formats
-
-    if shell := get_ipython():
-        select_figure_formats(shell, {"png"})
+    """Say which profile this machine has."""
     if torch.cuda.is_available():
         print("profile: gpu")
     else:
@@ -54,28 +49,30 @@ def run_command(line: str, cwd: str | Path, processes: int = 1) -> None:
 def stored(name: str) -> dict:
     """What a script in data_scripts has measured: results/NAME.json, whose numeric keys come back as int.
 
-    Prints where and with what it was measured. Raises FileNotFoundError for a name that was never measured.
+    Shows where and with what it was measured. Raises FileNotFoundError for a name that was never measured.
     """
     package = Path(__file__).parents[1]  # a wheel holds results/ inside, see pyproject.toml; a checkout beside the package
     folder = package / "results" if (package / "results").is_dir() else package.parent / "results"
     text = (folder / f"{name}.json").read_text("utf8")
     found = json.loads(text, object_hook=lambda d: {int(k) if k.isdigit() else k: v for k, v in d.items()})
-    print(f"{name}: measured on {found['device']}, torch {found['torch']}, commit {found['commit']}, seeds {found['seeds']}")
+    where = f"{found['device']}, PyTorch {found['torch']}, commit {found['commit'][:7]}"
+    told = f"Measured by a script: {where}, {len(found['seeds'])} seeds"
+    show(Html(f'<p class="bl-source">{inline(told)} (results/{name}.json).</p>', f"results/{name}.json. {told}."))
     return found
 
 
 def mean_and_std(values: list[float]) -> str:
     """Accuracies from 0 to 1 as "mean ± sample standard deviation" in per cent."""
-    return f"{100 * fmean(values):5.1f} ± {100 * stdev(values):4.1f}"
+    return f"{100 * fmean(values):.1f} ± {100 * stdev(values):.1f}"
 
 
-def table(results: dict[str, dict[int, list[float]]]) -> None:
-    """Print mean ± standard deviation: methods down, shots across."""
+def accuracies(results: dict[str, dict[int, list[float]]], column: str = "{}-shot") -> Html:
+    """A table of mean ± standard deviation in per cent: methods down, shots (or what `column` says) across."""
     shots = list(next(iter(results.values())))
-    width = max(map(len, results))
-    print(" " * width + "".join(f"{f'{k}-shot':>15}" for k in shots))
-    for name, cells in results.items():
-        print(name.ljust(width) + "".join(f"{mean_and_std(cells[k]):>15}" for k in shots))
+    return table(
+        ["test accuracy (%)", *(column.format(k) for k in shots)],
+        ([name, *(mean_and_std(cells[k]) for k in shots)] for name, cells in results.items()),
+    )
 
 
 def live_probe(features: dict[str, torch.Tensor], labels: dict[str, torch.Tensor], shots=(1, 2, 5, 10, 25, 50)) -> object:
@@ -113,7 +110,7 @@ def live_mixup(model, first: torch.Tensor, second: torch.Tensor, names, titles: 
 
     def ask(_=None) -> None:
         mixed = torch.lerp(second.float(), first.float(), weight.value)
-        picture.value = plots.png(mixed.round().to(torch.uint8), 144)
+        picture.value = png(mixed.round().to(torch.uint8), 144)
         with torch.no_grad():
             p = model.eval()(to_input(mixed[None]))[0].softmax(0)
         rows = "".join(f"<tr><td>{names[i]}</td><td>{p[i]:.2f}</td></tr>" for i in p.argsort(descending=True)[:3].tolist())
@@ -211,10 +208,10 @@ def probe_accuracy(
     return float(head.score(((features[on] - mean) / std).numpy(), labels[on]))
 
 
-def save_folder(images: torch.Tensor, labels: torch.Tensor, names, folder: str | Path) -> Path:
-    """Write uint8 [N, 3, H, W] as PNG files into one sub-folder a class, as a user's own pictures would lie."""
-    for i, (image, label) in enumerate(zip(images, labels.tolist())):
+def save_folder(shown: torch.Tensor, labels: torch.Tensor, names, folder: str | Path) -> Path:
+    """Write images, uint8 [N, 3, H, W], as PNG files into one sub-folder per class: what a user's own folder looks like."""
+    for i, (image, label) in enumerate(zip(shown, labels.tolist())):
         path = Path(folder) / names[label] / f"{i:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(plots.png(image))
+        path.write_bytes(png(image))
     return Path(folder)

@@ -50,7 +50,11 @@ class Explorable(SphinxDirective):
         else:
             figure = kind.example()
         # Sphinx copies scripts only when it has a page to write.
-        for source in (*SOURCES.iterdir(), *Path(explore.__file__).parent.glob("*.py"), Path(__file__).parent / "explorables_runtime.js"):
+        for source in (
+            *SOURCES.iterdir(),
+            *Path(explore.__file__).parent.glob("*.py"),
+            Path(__file__).parent / "explorables_runtime.js",
+        ):
             self.env.note_dependency(str(source))
         result = nodes.figure("", nodes.raw("", figure.static_html(), format="html"), classes=["bl-figure"])
         result += nodes.caption("", "", *self.state.inline_text(" ".join(self.content), self.lineno)[0])

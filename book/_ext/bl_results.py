@@ -1,22 +1,20 @@
 """Numbers and figures on pages, read from results/*.json so that none is typed by hand.
 
 {result}`quickstart finetune 5` writes the mean and standard deviation of a cell; ```{few-shot-figure} quickstart``` draws
-all of them as an inline SVG that follows the page's colours.
+all of them, as the notebooks do.
 """
 
-import html
 import json
-import math
 import statistics
 from pathlib import Path
 
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
+from bitlib.course import plots
 from bitlib.course.bench import best_rows, paired
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / "results"
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 300, 44, 12, 12, 40
 
 
 def load(env, name):
@@ -58,10 +56,20 @@ class FewShotFigure(SphinxDirective):
 
     def run(self):
         data = load(self.env, self.arguments[0])
-        figure = nodes.figure("", nodes.raw("", draw(data), format="html"), classes=["bl-figure"])
-        caption = nodes.caption("", "", *self.state.inline_text(" ".join(self.content), self.lineno)[0])
-        figure += caption
+        self.env.note_dependency(plots.__file__)
+        shown = plots.measured(data).caption("", alt=spoken(data)).html()
+        figure = nodes.figure("", nodes.raw("", shown, format="html"), classes=["bl-figure"])
+        figure += nodes.caption("", "", *self.state.inline_text(" ".join(self.content), self.lineno)[0])
         return [figure]
+
+
+def spoken(data):
+    """The figure in words, for those who cannot see it."""
+    lines = (
+        f"{label}: " + ", ".join(f"{summary(data[key][str(s)])[0]:.0f} at {s}" for s in data["shots"])
+        for key, label in data["methods"].items()
+    )
+    return f"Test accuracy in per cent against {data.get('axis', 'training images per class')}. {'; '.join(lines)}."
 
 
 class ResultTable(SphinxDirective):
@@ -80,7 +88,7 @@ class ResultTable(SphinxDirective):
         def row(cells):
             return nodes.row("", *(nodes.entry("", nodes.paragraph("", cell)) for cell in cells))
 
-        head += row(["", *(data.get("column", "{}-shot").format(s) for s in shots)])
+        head += row(["test accuracy (%)", *(data.get("column", "{}-shot").format(s) for s in shots)])
         for key, label in data["methods"].items():
             body += row([label, *("{:.1f} ± {:.1f}".format(*summary(data[key][s])) for s in shots)])
         group += [head, body]
@@ -187,52 +195,6 @@ class BenchParts(SphinxDirective):
             median, low, high = (1000 * s for s in part["seconds"])
             items += nodes.list_item("", nodes.paragraph("", f"{name}: {median:.0f} ms ({low:.0f}–{high:.0f})"))
         return [items]
-
-
-def draw(data):
-    """One SVG: lines are means, bars one standard deviation. Colours are the page's, by class."""
-    shots, axis = data["shots"], html.escape(data.get("axis", "training pictures a class"))
-    low = math.log(shots[0])
-    x = {s: LEFT + (math.log(s) - low) / (math.log(shots[-1]) - low) * (WIDTH - LEFT - RIGHT - 16) + 8 for s in shots}
-
-    lowest = min(m - d for key in data["methods"] for m, d in (summary(data[key][str(s)]) for s in shots))
-    floor = max(0, 20 * math.floor(lowest / 20))
-
-    def y(percent):
-        return TOP + (100 - percent) / (100 - floor) * (HEIGHT - TOP - BOTTOM)
-
-    parts, spoken = [], []
-    for tick in range(floor, 101, 20 if floor < 60 else 10):
-        parts.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
-            f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick}</text>'
-        )
-    for s in shots:
-        parts.append(f'<text x="{x[s]:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{s}</text>')
-    parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{axis}</text>')
-    marks = ("M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0", "M-4,-4h8v8h-8z", "M0,-5L5,4H-5z", "M0,-5L5,0L0,5L-5,0z")
-    rows = 18 * len(data["methods"])
-    highest = max(m + d for key in data["methods"] for m, d in (summary(data[key][str(s)]) for s in shots))
-    # The legend goes where no line is: under the lines, or over them where they all stay low.
-    foot = y(highest) - 10 if y(highest) - TOP > rows + 10 else HEIGHT - BOTTOM - 10
-    parts.append(f'<rect class="legend" x="{WIDTH - 206}" y="{foot - rows}" width="190" height="{rows + 6}"/>')
-    for i, (key, label) in enumerate(data["methods"].items()):
-        stats = {s: summary(data[key][str(s)]) for s in shots}
-        points = " ".join(f"{x[s]:.1f},{y(stats[s][0]):.1f}" for s in shots)
-        bars = "".join(
-            f'<line x1="{x[s]:.1f}" x2="{x[s]:.1f}" y1="{y(m - d):.1f}" y2="{y(min(100, m + d)):.1f}"/>'
-            for s, (m, d) in stats.items()
-        )
-        dots = "".join(f'<path d="{marks[i]}" transform="translate({x[s]:.1f},{y(stats[s][0]):.1f})"/>' for s in shots)
-        line_y = foot - 4 - 18 * (len(data["methods"]) - 1 - i)
-        parts.append(
-            f'<g class="series s{i}"><polyline points="{points}"/>{bars}{dots}'
-            f'<path d="{marks[i]}" transform="translate({WIDTH - 196},{line_y - 4})"/></g>'
-            f'<text x="{WIDTH - 184}" y="{line_y}">{html.escape(label)}</text>'
-        )
-        spoken.append(f"{label}: " + ", ".join(f"{m:.0f} at {s}" for s, (m, _) in stats.items()))
-    alt = html.escape(f"Test accuracy in per cent against {axis}. " + "; ".join(spoken) + ".")
-    return f'<svg class="bl-plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{alt}">{"".join(parts)}</svg>'
 
 
 def setup(app):

@@ -1,9 +1,15 @@
-"""Every page forbids its browser to ask any other host, loads little, and knows the repository's address of _config.yml."""
+"""Every page forbids its browser to ask any other host, loads little, and knows the repository's address of _config.yml.
 
+Notebooks are written to be read anywhere: links among them hold the website's full address, a badge and plots are images. On
+the website the links become its own, the badge is drawn here, and plots lie open in the page, so that they follow its colours.
+"""
+
+import base64
 import re
 from pathlib import Path
 
 from docutils import nodes
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 POLICY = "; ".join(
@@ -34,6 +40,55 @@ def load_pictures_late(app, pagename, templatename, context, doctree):
         context["body"] = re.sub(r"<img (?![^>]*loading=)", '<img loading="lazy" ', context["body"])
 
 
+PLOT = re.compile(
+    r'<picture class="bl-plot"><source [^>]*srcset="data:image/svg\+xml;base64,([^"]+)">'
+    r'<img (?:loading="lazy" )?alt="([^"]*)"[^>]*src="data:image/svg\+xml;base64,([^"]+)"></picture>'
+)
+
+
+def open_plots(app, pagename, templatename, context, doctree):
+    """Plots arrive as images with colours of their own; open in the page, they take the page's."""
+
+    def drawing(encoded: str, kind: str) -> str:
+        svg = base64.b64decode(encoded).decode()
+        svg = re.sub(r' width="[\d.]+" height="[\d.]+"><style>.*?</style>', ">", svg, count=1)
+        return svg.replace("<svg ", f'<svg class="{kind}" aria-hidden="true" ', 1)
+
+    def opened(match: re.Match) -> str:
+        both = drawing(match[3], "bl-wide") + drawing(match[1], "bl-narrow")
+        return f'<div class="bl-plot" role="img" aria-label="{match[2]}">{both}</div>'
+
+    if "body" in context:
+        context["body"] = PLOT.sub(opened, context["body"])
+
+
+def site_address(repository: str) -> str:
+    """Where GitHub Pages shows the website of a repository."""
+    owner, name = repository.rstrip("/").split("/")[-2:]
+    return f"https://{owner}.github.io/{name}/"
+
+
+def link_here(app, doctree, docname):
+    """A link to the website's own address becomes a link within it. Warns where there is no such page."""
+    address = site_address(app.config.html_theme_options["repository_url"])
+    for link in doctree.findall(nodes.reference):
+        if link.get("refuri", "").startswith(address):
+            page, mark, place = link["refuri"].removeprefix(address).partition("#")
+            target = page.removesuffix(".html") or "index"
+            if target not in app.env.found_docs:
+                logging.getLogger(__name__).warning("no page %s on this website", link["refuri"], location=link)
+                continue
+            link["refuri"] = app.builder.get_relative_uri(docname, target) + mark + place
+            link["internal"] = True
+
+
+def draw_badge(app, doctree):
+    """The badge "Open in Colab" is an image of another host; here it is drawn by the style sheet."""
+    for image in list(doctree.findall(nodes.image)):
+        if image["uri"].endswith("/colab-badge.svg"):
+            image.replace_self(nodes.inline("", "Open in Colab", classes=["bl-badge"]))
+
+
 def keep_icons_in_use(app, exception):
     """Font Awesome's two thousand icons weigh more than all the rest of a page, and the site shows some fifteen."""
     static = Path(app.outdir) / "_static"
@@ -60,7 +115,10 @@ class InstallCommand(SphinxDirective):
 
 def setup(app):
     app.connect("html-page-context", add_policy)
+    app.connect("html-page-context", open_plots)
     app.connect("html-page-context", load_pictures_late)
+    app.connect("doctree-read", draw_badge)
+    app.connect("doctree-resolved", link_here)
     app.connect("build-finished", keep_icons_in_use)
     app.add_directive("install-command", InstallCommand)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

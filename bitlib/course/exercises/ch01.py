@@ -6,6 +6,8 @@ import math
 
 import torch
 
+import bitlib
+
 from ..check import Exercise
 
 
@@ -26,6 +28,28 @@ def _seeded(few_shot) -> bool:
     return draws[0] == draws[1] and sorted(draws[0]) != sorted(draws[2])
 
 
+def epochs(n):
+    """Passes over n training pictures of 32x32 pixels under the published rule."""
+    rule = bitlib.HyperRule(n, (32, 32))
+    return rule.total_steps * rule.batch_size / n
+
+
+def few_shot(labels, k, seed):
+    """Indices of k examples of every class, drawn by seed. labels: int [N]."""
+    generator = torch.Generator().manual_seed(seed)
+    picks = []
+    for c in labels.unique():
+        members = (labels == c).nonzero()[:, 0]
+        picks.append(members[torch.randperm(len(members), generator=generator)[:k]])
+    return torch.cat(picks)
+
+
+def report(val, test):
+    """One test accuracy to publish; val, test: accuracies at each checkpoint."""
+    best = val.index(max(val))
+    return test[best]
+
+
 EXERCISES: dict[str, Exercise] = {
     "epochs": Exercise(
         "How often does the HyperRule show each picture of a small task to the network?",
@@ -39,6 +63,7 @@ EXERCISES: dict[str, Exercise] = {
             "The run shows total_steps * batch_size pictures. HyperRule tells you both.",
             "Make rule = bitlib.HyperRule(n, (32, 32)); the answer is rule.total_steps * rule.batch_size / n.",
         ),
+        epochs,
     ),
     "few_shot": Exercise(
         "Draw a balanced few-shot subset.",
@@ -52,6 +77,7 @@ EXERCISES: dict[str, Exercise] = {
             "(labels == c).nonzero()[:, 0] are the members; torch.randperm(n, generator=g)[:k] picks k of n places.",
             "Make one generator from the seed before the loop, and join the picks of all classes with torch.cat.",
         ),
+        few_shot,
     ),
     "report": Exercise(
         "Report one test accuracy of a run that was evaluated at several checkpoints.",
@@ -65,5 +91,6 @@ EXERCISES: dict[str, Exercise] = {
             "Find the position of the largest validation accuracy, and read the test accuracy there.",
             "best = val.index(max(val)) finds the earliest of equals; return test[best].",
         ),
+        report,
     ),
 }

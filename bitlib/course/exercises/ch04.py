@@ -9,6 +9,25 @@ import torch
 from ..check import Exercise
 from .cases import random
 
+
+def group_norm(x, groups):
+    """Normalise every group of channels of every picture. x: float [N, C, H, W]."""
+    parts = x.unflatten(1, (groups, -1))
+    var, mean = torch.var_mean(parts, dim=(2, 3, 4), keepdim=True, correction=0)
+    return ((parts - mean) / (var + 1e-5).sqrt()).flatten(1, 2)
+
+
+def standardize(w):
+    """Mean 0 and variance 1 for every filter. w: float [out, in, kh, kw]."""
+    var, mean = torch.var_mean(w, dim=(1, 2, 3), keepdim=True, correction=0)
+    return (w - mean) / (var + 1e-10).sqrt()
+
+
+def shares(sizes):
+    """One weight for the mean loss of each micro-batch. sizes: list of int."""
+    return [size / sum(sizes) for size in sizes]
+
+
 EXERCISES: dict[str, Exercise] = {
     "group_norm": Exercise(
         "Normalise groups of channels.",
@@ -30,6 +49,7 @@ EXERCISES: dict[str, Exercise] = {
             "x.unflatten(1, (groups, -1)) has shape [N, groups, C / groups, H, W]. Over which of these do you take the mean?",
             "Use normalize(parts, (2, 3, 4)), and .flatten(1, 2) to get the channels back.",
         ),
+        group_norm,
     ),
     "standardize": Exercise(
         "Standardise the weights of a convolution.",
@@ -51,6 +71,7 @@ EXERCISES: dict[str, Exercise] = {
             "Take mean and variance over axes 1, 2 and 3, with keepdim=True and correction=0.",
             "var, mean = torch.var_mean(w, dim=(1, 2, 3), keepdim=True, correction=0); then (w - mean) / (var + 1e-10).sqrt().",
         ),
+        standardize,
     ),
     "shares": Exercise(
         "Weight the losses of unequal micro-batches.",
@@ -64,5 +85,6 @@ EXERCISES: dict[str, Exercise] = {
             "A part with twice the pictures deserves twice the weight.",
             "Divide each size by the sum of all sizes.",
         ),
+        shares,
     ),
 }

@@ -31,6 +31,24 @@ def _others_train(keep) -> bool:
     return model.training and model[0].training and not model[1].training
 
 
+def trainable_share(model):
+    """Share of the weights that training may change, 0 to 1."""
+    free = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return free / sum(p.numel() for p in model.parameters())
+
+
+def keep_statistics(model):
+    """Put every batch norm, and nothing else, into evaluation mode."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+
+
+def forward_passes(num_pictures, steps, batch_size):
+    """(passes for fine-tuning, passes for cached features); forward and backward together count as three."""
+    return 3 * steps * batch_size, num_pictures
+
+
 EXERCISES: dict[str, Exercise] = {
     "trainable_share": Exercise(
         "How much of a network will be trained?",
@@ -44,6 +62,7 @@ EXERCISES: dict[str, Exercise] = {
             "p.requires_grad is True for a trainable parameter p, and p.numel() is its number of weights.",
             "Divide the sum of p.numel() over trainable parameters by the sum over all of model.parameters().",
         ),
+        trainable_share,
     ),
     "keep_statistics": Exercise(
         "Freeze the statistics of batch norm.",
@@ -56,6 +75,7 @@ EXERCISES: dict[str, Exercise] = {
             "A batch norm in evaluation mode uses its statistics and does not move them. model.modules() visits every layer.",
             "For every m in model.modules() with isinstance(m, nn.BatchNorm2d), call m.eval().",
         ),
+        keep_statistics,
     ),
     "forward_passes": Exercise(
         "Compare the work of fine-tuning and of a linear head on cached features.",
@@ -69,5 +89,6 @@ EXERCISES: dict[str, Exercise] = {
             "A training step costs about three forward passes a picture: one forward, two for the gradients.",
             "Return (3 * steps * batch_size, num_pictures).",
         ),
+        forward_passes,
     ),
 }

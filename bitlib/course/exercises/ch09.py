@@ -15,6 +15,22 @@ def _mixed(mix, lam: float) -> tuple:
     return mix(_PAIR, torch.tensor([0, 2]), lam, torch.tensor([1, 0]), 3)
 
 
+def mix(x, y, lam, partners, num_classes):
+    """(mixed pictures, mixed labels). x: float [N, ...]; y: int [N]; partners: int [N]; labels: float [N, C]."""
+    labels = torch.nn.functional.one_hot(y, num_classes).to(x.dtype)
+    return lam * x + (1 - lam) * x[partners], lam * labels + (1 - lam) * labels[partners]
+
+
+def ece(confidence, right, bins=10):
+    """Mean |confidence - share right| over equal bins, weighted by their pictures. Both float [N], 0 to 1."""
+    which = (confidence * bins).long().clamp_max(bins - 1)
+    total = 0.0
+    for b in which.unique():
+        inside = which == b
+        total += inside.double().mean() * (confidence[inside].mean() - right[inside].mean()).abs()
+    return float(total)
+
+
 EXERCISES: dict[str, Exercise] = {
     "mix": Exercise(
         "Mix a batch of pictures and labels.",
@@ -37,6 +53,7 @@ EXERCISES: dict[str, Exercise] = {
             "torch.nn.functional.one_hot(y, num_classes) turns labels into rows that can be mixed like pictures.",
             "lam * x + (1 - lam) * x[partners], and the same formula for the one-hot labels.",
         ),
+        mix,
     ),
     "ece": Exercise(
         "Measure how far confidence is from truth.",
@@ -61,5 +78,6 @@ EXERCISES: dict[str, Exercise] = {
             "(confidence * bins).long() is the bin; a confidence of exactly 1 needs clamp_max(bins - 1).",
             "For each bin: its share of pictures, times |mean confidence - mean right|. Add these up.",
         ),
+        ece,
     ),
 }

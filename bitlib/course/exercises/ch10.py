@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import torch
 
@@ -18,6 +19,26 @@ def _leaves_its_list_alone(median) -> bool:
 _PROBABILITIES = torch.tensor([[0.1, 0.9, 0.0], [0.4, 0.3, 0.3], [0.8, 0.1, 0.1], [0.2, 0.2, 0.6]])
 
 
+def median_and_range(values):
+    """(median, lowest, highest) of a list of accuracies."""
+    ordered, n = sorted(values), len(values)
+    middle = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+    return middle, ordered[0], ordered[-1]
+
+
+def paired_difference(a, b):
+    """(mean, sample standard deviation) of b - a, draw by draw; a[i] and b[i] share draw i."""
+    differences = [y - x for x, y in zip(a, b)]
+    return statistics.fmean(differences), statistics.stdev(differences)
+
+
+def pseudo_labels(probabilities, sure):
+    """(indices, labels) of the rows whose largest probability exceeds `sure`. float [N, C]."""
+    confidence, guess = probabilities.max(1)
+    indices = (confidence > sure).nonzero()[:, 0]
+    return indices, guess[indices]
+
+
 EXERCISES: dict[str, Exercise] = {
     "median": Exercise(
         "Report some accuracies by their median and their range.",
@@ -31,6 +52,7 @@ EXERCISES: dict[str, Exercise] = {
             "With n values in order, the middle ones are at (n - 1) // 2 and n // 2; for an odd n these are the same.",
             "ordered = sorted(values) makes a new list; return the mean of the two middle ones, ordered[0] and ordered[-1].",
         ),
+        median_and_range,
     ),
     "paired": Exercise(
         "Compare two methods draw by draw.",
@@ -47,6 +69,7 @@ EXERCISES: dict[str, Exercise] = {
             "zip(a, b) walks through the pairs; take b - a in each.",
             "statistics.fmean and statistics.stdev of the list of differences are what is asked for.",
         ),
+        paired_difference,
     ),
     "pseudo_labels": Exercise(
         "Keep the predictions that are sure enough, and use them as labels.",
@@ -60,5 +83,6 @@ EXERCISES: dict[str, Exercise] = {
             "probabilities.max(1) gives both, the values and their places.",
             "(confidence > sure).nonzero()[:, 0] are the rows to keep; index the places with them.",
         ),
+        pseudo_labels,
     ),
 }

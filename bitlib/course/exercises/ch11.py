@@ -24,6 +24,29 @@ def _sums_but_does_not_fit(find) -> bool:
     return find([0.7, 0.2, 0.1], [0.4, 0.2, 0.4]) is None
 
 
+def soften(logits, t):
+    """Probabilities at temperature t. logits: float [N, C]."""
+    z = logits / t
+    e = (z - z.amax(1, keepdim=True)).exp()
+    return e / e.sum(1, keepdim=True)
+
+
+def temperature_of(before, after):
+    """The T that softens one list of probabilities into the other, or None."""
+    p, q = torch.tensor(before, dtype=torch.float64), torch.tensor(after, dtype=torch.float64)
+    if abs(q.sum() - 1) > 1e-3:
+        return None
+    top = p.argmax()
+    others = [i for i in range(len(p)) if i != top]
+    ratios = (p[top] / p[others]).log() / (q[top] / q[others]).log()
+    return ratios.mean().item() if ratios.isfinite().all() and ratios.std() < 0.01 * ratios.mean() else None
+
+
+def geometric(logits):
+    """Geometric mean of the members' probabilities. logits: list of float [N, C] -> [N, C]."""
+    return torch.stack(logits).mean(0).softmax(1)
+
+
 EXERCISES: dict[str, Exercise] = {
     "soften": Exercise(
         "Softmax with a temperature, from scratch.",
@@ -43,6 +66,7 @@ EXERCISES: dict[str, Exercise] = {
             "Subtracting the same number from all logits of a row changes no probability. Which number keeps exp small?",
             "z = logits / t; e = (z - z.amax(1, keepdim=True)).exp(); return e / e.sum(1, keepdim=True).",
         ),
+        soften,
     ),
     "temperature_of": Exercise(
         "Find the temperature that turned one row of probabilities into another, or show that there is none.",
@@ -56,6 +80,7 @@ EXERCISES: dict[str, Exercise] = {
             "log(p_i / p_j) is a difference of logits. A temperature divides all of these differences by the same number.",
             "For each entry, T = log(p_max / p_i) / log(q_max / q_i). If these agree to 1 %, return their mean.",
         ),
+        temperature_of,
     ),
     "geometric": Exercise(
         "Join several networks by the geometric mean of their probabilities.",
@@ -77,5 +102,6 @@ EXERCISES: dict[str, Exercise] = {
             "The logarithm of a softmax is the logits less a constant for each row. What happens to the constant at the end?",
             "torch.stack(logits).mean(0).softmax(1).",
         ),
+        geometric,
     ),
 }

@@ -11,6 +11,24 @@ def _shared_out(own) -> bool:
     return sorted(i for device in range(3) for i in own(11, device, 3)) == list(range(11))
 
 
+def own_share(pictures, device, devices):
+    """A list of indices from 0 to pictures - 1; device counts from 0."""
+    return list(range(device, pictures, devices))
+
+
+def parts_that_fit(batch, per_picture, fixed, memory):
+    """int from 1 to batch, or None."""
+    for parts in range(1, batch + 1):
+        if fixed + -(-batch // parts) * per_picture <= memory:
+            return parts
+    return None
+
+
+def warm_up(step, batch):
+    """0.03 for every 256 pictures, reached in a straight line over 5,000 steps."""
+    return 0.03 * batch / 256 * min(1, step / 5000)
+
+
 EXERCISES: dict[str, Exercise] = {
     "own_share": Exercise(
         "Say which pictures of a batch belong to one of several devices.",
@@ -27,6 +45,7 @@ EXERCISES: dict[str, Exercise] = {
             "Picture i belongs to device i % devices; any other fair way is as good.",
             "list(range(device, pictures, devices)) deals them out.",
         ),
+        own_share,
     ),
     "parts_that_fit": Exercise(
         "Choose the smallest number of micro-batches that fits into memory.",
@@ -41,6 +60,7 @@ EXERCISES: dict[str, Exercise] = {
             "math.ceil(batch / m), or -(-batch // m) without an import.",
             "Try m = 1, 2, ... up to batch, and return the first with fixed + (-(-batch // m)) * per_picture <= memory.",
         ),
+        parts_that_fit,
     ),
     "warm_up": Exercise(
         "Scale the learning rate with the batch, and warm it up.",
@@ -55,5 +75,6 @@ EXERCISES: dict[str, Exercise] = {
             "The peak is 0.03 * batch / 256. Up to step 5,000 it is multiplied by step / 5000.",
             "return 0.03 * batch / 256 * min(1, step / 5000)",
         ),
+        warm_up,
     ),
 }

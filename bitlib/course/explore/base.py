@@ -7,8 +7,6 @@ that `_repr_mimebundle_` puts beside the live widget. Needs ipywidgets and anywi
 
 from __future__ import annotations
 
-import base64
-import html
 import json
 from pathlib import Path
 
@@ -17,7 +15,8 @@ import traitlets as t
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .. import palette, plots
+from .. import palette
+from ..show import Html, data_url, png  # noqa: F401  (figures take these two from here)
 
 FOLDER = Path(__file__).parent.parent / "explorables"
 KIT = (FOLDER / "kit.mjs").read_text("utf8")
@@ -46,7 +45,7 @@ class Explorable(anywidget.AnyWidget):
         own = {name for cls in type(self).__mro__ if issubclass(cls, Explorable) for name in cls.__dict__}
         return {name: getattr(self, name) for name in sorted(self.traits(sync=True)) if name in own and name[0] != "_"}
 
-    def picture(self) -> Figure:
+    def picture(self) -> Html:
         """The default state as a static figure."""
         raise NotImplementedError
 
@@ -54,10 +53,13 @@ class Explorable(anywidget.AnyWidget):
         """A div with the state as JSON and a picture: what the website's runtime turns into the live figure."""
         # "<" is escaped, so that no text in the state can end the script element.
         state = json.dumps(self.state(), sort_keys=True, separators=(",", ":")).replace("<", "\\u003c")
-        source = data_url(plots.png(self.picture()))
+        picture = self.picture()
+        if isinstance(picture, Figure):
+            picture = figure_as_png(picture)
+        shown = picture.caption("", alt=self.alt).html()
         return (
             f'<div class="bl-explorable" data-explorable="{self.module}"><script type="application/json">{state}</script>'
-            f'<img class="bl-fallback" loading="lazy" alt="{html.escape(self.alt)}" src="{source}"></div>'
+            f'<div class="bl-fallback">{shown}</div></div>'
         )
 
     def _repr_mimebundle_(self, **kwargs):
@@ -77,5 +79,9 @@ def rounded(values: Tensor, digits: int = 5) -> list[float]:
     return [float(f"{v:.{digits}g}") for v in values.tolist()]
 
 
-def data_url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def figure_as_png(figure: Figure) -> Html:
+    import io
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=80, metadata={"Software": None})
+    return Html(f'<img alt="" src="{data_url(buffer.getvalue())}">', "")
