@@ -8,6 +8,7 @@ hints.
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -44,7 +45,7 @@ def claim(sentence: str, value, *, above: float | None = None, below: float | No
 
 
 def _short(value: float) -> str:
-    return f"{value:.3g}".replace("-", "−")
+    return re.sub("^-", "−", f"{value:.3g}")
 
 
 def _statement(sentence: str, told: str) -> Html:

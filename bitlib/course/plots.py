@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .palette import LIGHT, PALETTE, roles
-from .show import Html, data_url, images, inline
+from .show import Html, data_url, images, inline, png  # noqa: F401
 
 WIDE, NARROW, SIZE = 680, 343, 13  # widths of the two drawings and size of their text, in pixels
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -132,11 +132,6 @@ def plot(draw: Callable[..., Figure]) -> Callable[..., Plot]:
     return made
 
 
-def color(name: str) -> str:
-    """A colour of the palette, as matplotlib needs it."""
-    return LIGHT[name]
-
-
 def _axes(width: int, height: float, xlabel: str, ylabel: str):
     figure = Figure(figsize=(width / 72, height / 72))
     axes = figure.add_subplot()
@@ -231,19 +226,15 @@ def measured(stored: Mapping) -> Plot:
     return few_shot_curve(results, xlabel=axis, floor=max(0, 20 * np.floor(lowest / 20)))
 
 
-def bars(values: Mapping[str, float], xlabel: str) -> Plot:
-    """One horizontal bar for each name. values: {name: number}."""
-    return _rows(values, xlabel)
-
-
 @plot
-def _rows(width: int, values: Mapping[str, float], xlabel: str) -> Figure:
+def bars(width: int, values: Mapping[str, float], xlabel: str, ylabel: str = "class") -> Figure:
+    """One horizontal bar for each name. values: {name: number}."""
     figure = Figure(figsize=(width / 72, (60 + 24 * len(values)) / 72))
     axes = figure.add_subplot()
     axes.barh(list(values), list(values.values()), color=LIGHT["accent"])
     axes.invert_yaxis()
     axes.grid(axis="x")
-    _name_axes(axes, xlabel, "class" if len(values) > 6 else "")
+    _name_axes(axes, xlabel, ylabel)
     return figure
 
 
@@ -401,3 +392,7 @@ def mistakes(shown: Tensor, labels: Tensor, logits: Tensor, names: Sequence[str]
     confidence, predicted = torch.softmax(logits, 1).max(1)
     titles = [f"{names[y]} as {names[p]}\n{c:.0%} sure" for y, p, c in zip(labels, predicted, confidence)]
     return images(shown, titles, 72)
+
+
+def image_grid(shown, titles=(), columns=10):  # until the figures are merged
+    return images(shown, titles)
