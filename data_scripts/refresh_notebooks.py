@@ -5,6 +5,7 @@ python data_scripts/refresh_notebooks.py 01_quickstart   one
 python data_scripts/refresh_notebooks.py --check         only say which stubs or addresses are out of date
 """
 
+import json
 import re
 import sys
 import time
@@ -44,9 +45,25 @@ def fold(cell) -> None:
         cell.metadata |= {"jupyter": {"source_hidden": True}, "cellView": "form"}
 
 
-def renew(notebook) -> None:
-    """Write stubs, addresses and foldings into the cells, in place."""
+def time_row(name: str) -> str:
+    """The row of a chapter's card that says how long it takes, from results/notebook_times.json."""
+    times = json.loads((ROOT / "results" / "notebook_times.json").read_text("utf8"))
+
+    def spoken(seconds: int) -> str:
+        return f"{seconds} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+
+    if name not in times["fast"]:
+        return "| **Time** | not yet measured |"
+    fast, slow, cores = spoken(times["fast"][name]), spoken(times["slow"][name]), times["cores"]["fast"]
+    work = f"about {times['minutes'][name]} minutes to work through"
+    return f"| **Time** | {work}; runs in {fast} on {cores} fast cores, {slow} on a slow one |"
+
+
+def renew(notebook, name: str) -> None:
+    """Write stubs, addresses, foldings and the card's times into the cells, in place."""
     from bitlib.course.exercises import EXERCISES
+
+    notebook.cells[0].source = re.sub(r"\| \*\*Time\*\* \|.*\|", time_row(name), notebook.cells[0].source)
 
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number:02d}"
@@ -101,7 +118,7 @@ def main() -> None:
             continue
         notebook = nbformat.read(path, 4)
         before = nbformat.writes(notebook)
-        renew(notebook)
+        renew(notebook, path.stem)
         if "--check" in sys.argv:
             if nbformat.writes(notebook) != before:
                 stale.append(path.name)

@@ -53,11 +53,6 @@ def test_the_first_chapter_opens_with_little(site, browser):
     page.wait_for_load_state("networkidle")
     before = sum(bodies.values())
     assert 100_000 < before <= 1_000_000, sorted(((n, url) for url, n in bodies.items()), reverse=True)[:8]
-    figure = page.locator('.bd-article img[src$=".png"]').last
-    address = figure.evaluate("e => e.src")
-    assert address not in bodies
-    with page.expect_request_finished(lambda request: request.url == address):  # figures come when they are needed
-        figure.scroll_into_view_if_needed()
     context.close()
 
 
@@ -86,7 +81,7 @@ def test_links_lead_somewhere(site):
 
 def test_opens_from_a_folder_without_a_server(visit):
     page = visit("index", base=HTML.as_uri())
-    assert page.problems == [] and page.locator("svg.bl-plot").is_visible()
+    assert page.problems == [] and page.locator(".bl-plot svg.bl-wide").is_visible()
 
 
 def test_figures_of_results_show_the_numbers_of_the_file(visit):
@@ -94,7 +89,7 @@ def test_figures_of_results_show_the_numbers_of_the_file(visit):
     from statistics import fmean
 
     data = json.loads((ROOT / "results" / "digits.json").read_text())
-    spoken = visit("index").locator("svg.bl-plot").get_attribute("aria-label")
+    spoken = visit("index").locator("div.bl-plot").get_attribute("aria-label")
     for key, label in data["methods"].items():
         cells = ", ".join(f"{100 * fmean(data[key][str(s)]):.0f} at {s}" for s in data["shots"])
         assert f"{label}: {cells}" in spoken
@@ -106,20 +101,20 @@ def test_quiz_by_keyboard_and_pointer(visit):
     page = visit("notebooks/01_quickstart")
     quiz = page.locator(".bl-quiz").first
     quiz.scroll_into_view_if_needed()
-    assert quiz.locator(".bl-quiz-reason:visible").count() == 0
-    quiz.locator("input").first.focus()
-    page.keyboard.press("Space")
-    shown = quiz.locator(".bl-quiz-reason:visible")
-    assert shown.count() == 1 and shown.inner_text().startswith("No.")
-    assert quiz.locator(".bl-quiz-live").inner_text() == shown.inner_text()  # read out by screen readers
-    page.keyboard.press("ArrowDown")
-    assert quiz.locator(".bl-quiz-reason:visible").inner_text().startswith("Right.")
-    quiz.locator("label").nth(2).click()
-    assert quiz.locator(".bl-quiz-reason:visible").count() == 1
-    names = page.evaluate("[...document.querySelectorAll('.bl-quiz input')].map(e => e.name)")
-    assert len(set(names)) == page.locator(".bl-quiz").count()  # a choice in one quiz leaves the others alone
+    reasons = quiz.locator(".bl-option > p")
+    shown = quiz.locator(".bl-option[open]")
+    assert shown.count() == 0 and reasons.first.is_hidden()
+    quiz.locator("summary").first.focus()
+    page.keyboard.press("Enter")
+    assert shown.count() == 1 and reasons.first.is_visible()
+    quiz.locator("summary").nth(1).click()  # one option at a time, and other questions stay as they are
+    assert shown.count() == 1 and reasons.nth(1).is_visible() and reasons.first.is_hidden()
+    names = page.evaluate("[...document.querySelectorAll('.bl-quiz details')].map(e => e.name)")
+    assert len(set(names)) == page.locator(".bl-quiz").count()
     page.emulate_media(media="print")
-    assert quiz.locator(".bl-quiz-reason:visible").count() == quiz.locator(".bl-quiz-option").count()
+    assert reasons.nth(1).is_hidden()
+    marks = quiz.locator("summary").evaluate_all("all => all.map(e => getComputedStyle(e, '::before').content)")
+    assert len(set(marks)) == 1  # paper marks no answer
 
 
 def test_every_quiz_has_a_right_answer_and_reasons(site):
@@ -127,13 +122,56 @@ def test_every_quiz_has_a_right_answer_and_reasons(site):
     assert len(quizzes) >= 12
     for quiz in quizzes:
         assert quiz.select('[data-verdict="right"]')
-        assert all(len(reason.get_text()) > 10 for reason in quiz.select(".bl-quiz-reason"))
+        assert all(len(reason.get_text()) > 10 for reason in quiz.select(".bl-option > p"))
 
 
 def test_solutions_are_folded(visit):
     page = visit("notebooks/01_quickstart")
-    assert page.locator("div.cell.tag_solution details").count() == 3
-    assert page.locator("div.cell.tag_solution details[open]").count() == 0
+    assert page.locator("details.bl-solution").count() == 3
+    assert page.locator("details.bl-solution[open]").count() == 0
+
+
+CHAPTERS = [name for name in PAGES if name.startswith("notebooks/")]
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize("width", [1440, 375])
+def test_no_code_on_the_first_screen_of_a_chapter(visit, name, width):
+    page = visit(name, width=width)
+    tops = page.locator("div.cell_input:visible pre").evaluate_all("all => all.map(e => e.getBoundingClientRect().top)")
+    assert tops and min(tops) > 900
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_figures_are_named_and_readable_on_a_phone(visit, name):
+    """Every plot has both axes named, in text of 11 pixels or more as it is displayed."""
+    page = visit(name, width=375)
+    plots = page.locator(".bl-plot:not(.bl-explorable *)")
+    for i in range(plots.count()):
+        svg = plots.nth(i).locator("svg:visible")
+        assert svg.count() == 1
+        found = svg.evaluate(
+            """svg => ({
+              scale: svg.getBoundingClientRect().width / svg.viewBox.baseVal.width,
+              sizes: [...svg.querySelectorAll("text")].map(t => parseFloat(getComputedStyle(t).fontSize)),
+              names: [...svg.querySelectorAll(".bl-x-label, .bl-y-label")].map(e => e.textContent.trim()) })"""
+        )
+        assert len(found["names"]) >= 2 and all(found["names"])
+        assert min(found["sizes"]) * found["scale"] >= 11
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_figures_follow_the_page_without_scripts_and_on_paper(visit, name):
+    """Without JavaScript and in print every plot shows, in the colours of the palette."""
+    page = visit(name, java_script_enabled=False)
+    for media in ("screen", "print"):
+        page.emulate_media(media=media)
+        shown = page.locator(".bl-plot svg.bl-wide")
+        for i in range(shown.count()):
+            assert shown.nth(i).is_visible()
+        line = page.locator(".bl-plot svg.bl-wide path").first
+        if shown.count():
+            assert "rgb" in line.evaluate("e => getComputedStyle(e).stroke + getComputedStyle(e).fill")
 
 
 def test_the_address_of_the_configuration_is_behind_the_buttons(visit):
