@@ -17,7 +17,7 @@ from bitlib.pretrain import Upstream, pretrain
 
 TASK, PICTURES, LARGEST, LR = "glyphs-xs", 12_800, 64, 0.2
 SIZES, SEEDS = (2, 4, 16, 64), range(3)
-NORMS = {"bn": ("batch norm", "tiny-bn"), "gn": ("group norm", "tiny-gn"), "gn_ws": ("group norm with WS", "tiny")}
+NORMS = {"bn": ("batch norm", "tiny-bn"), "gn": ("group norm", "tiny-gn"), "gn_ws": ("group norm, standardised", "tiny")}
 
 
 def recipe(arch: str, batch_size: int, device_batch: int | None = None) -> Upstream:
@@ -64,14 +64,14 @@ def main():
     if devices:
         record(
             "device_batch",
-            {**common, "axis": "pictures on each device", "column": "{}", "methods": {"bn": "batch norm"}, "bn": devices},
+            {**common, "axis": "images per device", "column": "{}", "methods": {"bn": "batch norm"}, "bn": devices},
             device,
         )
     record(
         name,
         {
             **common,
-            "axis": "pictures in a step",
+            "axis": "images per step",
             "column": "{}",
             "methods": {key: label for key, (label, _) in NORMS.items()},
             **steps,

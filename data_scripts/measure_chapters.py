@@ -18,7 +18,7 @@ from bitlib.device import pick_device
 from bitlib.transfer import default_rule
 
 SEEDS = range(3)
-# Chapter 4: pictures in a step, and how many steps of them.
+# Chapter 4: images per step, and how many steps of them.
 SMALL_STEPS = {32: 50, 2: 200}
 # Chapter 7: a method is a model and where training begins; then pictures a class and steps, by task.
 METHODS = {

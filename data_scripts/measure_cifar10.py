@@ -23,7 +23,7 @@ from bitlib.transfer import default_rule
 SEEDS = range(5)
 SCRATCH_RATES = (0.03, 0.1)
 SCRATCH_STEPS = {1: 100, 5: 100, 10: 200, 25: 300, 100: 500}  # longer than fine-tuning, which needs less
-METHODS = {"finetune": "fine-tuned", "linear_probe": "frozen, linear head", "scratch": "from scratch"}
+METHODS = {"finetune": "fine-tuned", "linear_probe": "frozen, linear probe", "scratch": "from scratch"}
 PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1)  # of the linear head: inverse strengths
 
 

@@ -23,10 +23,10 @@ RATES = (0.03, 0.1, 0.3)
 RECIPE = {"batch_size": 128, "resolution": (36, 32)}
 METHODS = {
     "finetune": ("fine-tuned", True, 0.0),
-    "finetune_mixup": ("fine-tuned, MixUp", True, 0.1),
+    "finetune_mixup": ("fine-tuned with MixUp", True, 0.1),
     "scratch": ("from scratch", False, 0.0),
 }
-STUDENTS = {"labels": "labels alone", "teacher": "the teacher alone"}
+STUDENTS = {"labels": "from the labels", "teacher": "from the teacher"}
 
 
 def main():

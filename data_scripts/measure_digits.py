@@ -19,7 +19,7 @@ from bitlib.transfer import default_rule
 SHOTS, SEEDS, MODEL, SCALES = (1, 5, 10, 25), range(5), "glyphs-L", ("glyphs-S", "glyphs-M", "glyphs-L")
 SCRATCH_RATES = (0.03, 0.1, 0.3)
 SCRATCH = {"steps": 100, "resolution": (27, 24)}  # twice the steps of fine-tuning, and the resolution that suits it best
-METHODS = {"finetune": "fine-tuned", "linear_probe": "frozen, linear head", "scratch": "from scratch"}
+METHODS = {"finetune": "fine-tuned", "linear_probe": "frozen, linear probe", "scratch": "from scratch"}
 
 
 def finetuned(name, task, loop, shots, seed):
