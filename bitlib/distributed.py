@@ -127,7 +127,7 @@ class Alone:
         self.model = self.net = model
 
     def exchange(self, last: bool) -> AbstractContextManager:
-        """Around the work on a part of the batch: processes exchange gradients once a step, after the last part."""
+        """Around the work on a part of the batch: processes exchange gradients once per step, after the last part."""
         return nullcontext()
 
 

@@ -90,7 +90,7 @@ class Evaluation:
 
     @property
     def confusion(self) -> Tensor:
-        """int [C, C]: how often a picture of class (row) was taken for class (column)."""
+        """int [C, C]: how often a image of class (row) was taken for class (column)."""
         c = self.logits.shape[1]
         return torch.bincount(self.labels * c + self.predictions, minlength=c * c).view(c, c)
 

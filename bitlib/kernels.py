@@ -3,7 +3,7 @@
 Owns the kernels and nothing about when to use them: `norm.use_triton` switches them on. Importing this module needs Triton,
 which comes with PyTorch for Linux. With TRITON_INTERPRET=1 in the environment they run on a CPU, slowly, for tests.
 
-A channels-last picture is a matrix of pixels by channels. One program takes one picture and a span of whole groups of
+A channels-last image is a matrix of pixels by channels. One program takes one image and a span of whole groups of
 channels, and goes over the pixels twice: once for the statistics, once to write. The second time, the span is still in
 the cache. Only the input is kept for the backward pass: which outputs ReLU let through is computed again from it.
 """
@@ -31,7 +31,7 @@ def _per_group(per_channel, channel, size: tl.constexpr):
 
 @triton.jit
 def _place(channels, span: tl.constexpr, width: tl.constexpr):
-    """(picture, lanes, their channels, which of them are this program's)."""
+    """(image, lanes, their channels, which of them are this program's)."""
     lane = tl.arange(0, width)
     channel = tl.program_id(1) * span + lane
     return tl.program_id(0).to(tl.int64), lane, channel, (lane < span) & (channel < channels)
@@ -117,7 +117,7 @@ def _backward(
     rows: tl.constexpr,
     width: tl.constexpr,
 ):
-    # dw and db: [N, channels], this picture's part of the gradients of weight and bias.
+    # dw and db: [N, channels], this image's part of the gradients of weight and bias.
     n, lane, channel, inside = _place(channels, span, width)
     row = tl.arange(0, rows)
     x_ptr += n * pixels * channels

@@ -1,4 +1,4 @@
-"""MixUp (arXiv 1710.09412): train on convex combinations of pictures and of their labels."""
+"""MixUp (arXiv 1710.09412): train on convex combinations of images and of their labels."""
 
 from __future__ import annotations
 

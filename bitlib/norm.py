@@ -29,7 +29,7 @@ def standardize_weight(weight: Tensor, eps: float = WS_EPS) -> Tensor:
     weights are taken in 32 bits: the variance of a small filter would underflow.
     Source: arXiv 1903.10520; eps and the biased variance as in the official BiT code.
     """
-    # (w - mean) / sqrt(var + eps) over all axes but the first is a layer norm with one filter a row, and that is one
+    # (w - mean) / sqrt(var + eps) over all axes but the first is a layer norm with one filter per row, and that is one
     # fused operation, forward and backward. Permuted so that a row is contiguous in either memory format.
     if weight.is_contiguous():
         return F.layer_norm(weight, weight.shape[1:], eps=eps)
@@ -73,7 +73,7 @@ def hold_standardized(convs: Iterable[StdConv2d]) -> Iterator[None]:
 
 
 class StandardizeOnce:
-    """Weight standardisation once a step, forward and backward, however many parts the batch is cut into. A context.
+    """Weight standardisation once per step, forward and backward, however many parts the batch is cut into. A context.
 
     The parts before the last one see a copy of the standardised weights, which collects their gradients; in the backward
     pass of the last (call `join_gradients` before it) these join its own on the way through the standardisation. The gradient
@@ -192,10 +192,10 @@ def make_conv(cin: int, cout: int, kernel: int, stride: int, standardize: bool) 
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm written out, with a choice of how many pictures share their statistics in train mode.
+    """Batch norm written out, with a choice of how many images share their statistics in train mode.
 
     x: float [N, C, H, W] -> the same shape. device_batch: None for the whole batch, which is what nn.BatchNorm2d does;
-    a number for groups of that many pictures, as if each group lay on a device of its own. Running mean and (unbiased)
+    a number for groups of that many images, as if each group lay on a device of its own. Running mean and (unbiased)
     variance follow the average over the groups, and evaluation mode uses them. Raises ValueError where N is not a
     multiple of device_batch.
     """
@@ -206,7 +206,7 @@ class BatchNorm(nn.BatchNorm2d):
         if self.training:
             size = self.device_batch or len(x)
             if len(x) % size:
-                raise ValueError(f"a batch of {len(x)} pictures cannot be split into groups of {size}")
+                raise ValueError(f"a batch of {len(x)} images cannot be split into groups of {size}")
             x = x.unflatten(0, (-1, size))  # [groups, size, C, H, W]
             var, mean = torch.var_mean(x, dim=(1, 3, 4), keepdim=True, correction=0)
             with torch.no_grad():
@@ -221,7 +221,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 def split_batch_norm(model: nn.Module, device_batch: int | None) -> nn.Module:
-    """Let every batch norm of the model take its statistics over groups of `device_batch` pictures; the same model back.
+    """Let every batch norm of the model take its statistics over groups of `device_batch` images; the same model back.
 
     What training on many devices does to batch norm, on one (without SyncBatchNorm).
     """

@@ -2,7 +2,7 @@
 
     python data_scripts/measure_batch_size.py                   on glyphs
     python data_scripts/measure_batch_size.py --task cifar10    on photographs: results/batch_size_cifar10.json alone
-batch_size: one device with fewer and fewer pictures a step, and as many more steps; the learning rate goes with the batch.
+batch_size: one device with fewer and fewer images per step, and as many more steps; the learning rate goes with the batch.
 device_batch: a fixed batch spread over more and more devices. Interrupt it when you like; the same command goes on.
 """
 
@@ -21,7 +21,7 @@ NORMS = {"bn": ("batch norm", "tiny-bn"), "gn": ("group norm", "tiny-gn"), "gn_w
 
 
 def recipe(arch: str, batch_size: int, device_batch: int | None = None) -> Upstream:
-    """The same pictures whatever the batch; a tenth of the steps is warm-up."""
+    """The same images whatever the batch; a tenth of the steps is warm-up."""
     steps = PICTURES // batch_size
     return Upstream(arch, steps, batch_size, lr=LR * batch_size / LARGEST, warmup_steps=steps // 10, device_batch=device_batch)
 

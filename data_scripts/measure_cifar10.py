@@ -2,7 +2,7 @@
 and cifar10_scales.json.
 
     python data_scripts/measure_cifar10.py [--models photos-L photos-M photos-S] [--methods linear_probe]
-Five draws of the training pictures a cell, as in the paper; test pictures are looked at once a run, at its end. Needs
+Five random subsets of the training images per cell, as in the paper; test images are looked at once per run, at its end. Needs
 CIFAR-10 (data_scripts/prepare_data.py). With --methods only those are measured, and the others stay as they are in the
 files. Interrupt it when you like; the same command goes on where it stopped.
 """
@@ -52,7 +52,7 @@ def main():
     args = parser.parse_args()
     device, task, largest = pick_device(args.device), bitlib.load_task("cifar10"), args.models[0]
     loop = bitlib.Loop(device=str(device), precision="fp32", progress=False)
-    # Every eighth validation picture: they only choose the learning rate of training from scratch.
+    # Every eighth validation image: they only choose the learning rate of training from scratch.
     task = replace(task, val=task.val.subset(torch.arange(0, len(task.val), 8)))
     rule = default_rule(bitlib.create_model(largest), task.few_shot(1))
     recipe = {"steps": rule.total_steps, "batch_size": rule.batch_size, "crop": rule.crop, "base_lr": rule.base_lr}
@@ -67,8 +67,8 @@ def main():
         arms["finetune"] = lambda *a: finetuned(largest, *a)
         arms |= {f"finetune_{name}": lambda *a, name=name: finetuned(name, *a) for name in args.models[1:]}
     if "linear_probe" in args.methods:
-        # The head gets the penalty that suits it best, for each number of pictures, on validation pictures and on draws
-        # that are not reported. The test pictures stay out of it.
+        # The head gets the penalty that suits it best, for each number of images, on validation images and on draws
+        # that are not reported. The test images stay out of it.
         trial = replace(task, test=task.val.subset(torch.arange(1)))
         penalty = {}
         for shots in tqdm(args.shots, "penalty", unit="shots"):

@@ -1,7 +1,7 @@
 """Measure few-shot transfer to the real digits, and write results/digits.json and results/digits_scales.json.
 
     python data_scripts/measure_digits.py
-Five draws of the training pictures a cell, as in the paper; test pictures are looked at once a run, at its end. Interrupt it
+Five random subsets of the training images per cell, as in the paper; test images are looked at once per run, at its end. Interrupt it
 when you like; the same command goes on where it stopped.
 """
 
@@ -55,7 +55,7 @@ def main():
     def row(key, run) -> dict[str, list[float]]:
         return {str(shots): [measured(key, run, shots, seed) for seed in SEEDS] for shots in SHOTS}
 
-    # Scratch gets the rate that suits it best, on validation pictures and on draws that are not reported.
+    # Scratch gets the rate that suits it best, on validation images and on draws that are not reported.
     by_rate = {
         lr: fmean(
             measured(f"rate {lr}", lambda *how, lr=lr: scratch(task, loop, lr, *how).val_accuracy, 5, seed)

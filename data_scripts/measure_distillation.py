@@ -1,7 +1,7 @@
-"""Distil glyphs-L, fine-tuned on 10 digits a class, into a tiny student in three ways; write results/distillation.json.
+"""Distil glyphs-L, fine-tuned on 10 digits per class, into a tiny student in three ways; write results/distillation.json.
 
     python data_scripts/measure_distillation.py
-fixed: the teacher judges every whole picture once. consistent: it sees the student's crops. function matching: and its
+fixed: the teacher judges every whole image once. consistent: it sees the student's crops. function matching: and its
 MixUp, with a weight drawn evenly from 0 to 1. Interrupt it when you like; the same command goes on where it stopped.
 """
 

@@ -1,7 +1,7 @@
 """Measure fine-tuning on digits over pre-training data, trained part and shots; write results/transfer_map.json.
 
     python data_scripts/measure_transfer_map.py
-Five draws of the training pictures a cell; test pictures are looked at once a run, at its end. Resumes where it stopped.
+Five random subsets of the training images per cell; test images are looked at once per run, at its end. Resumes where it stopped.
 """
 
 import argparse

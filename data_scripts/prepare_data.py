@@ -29,7 +29,7 @@ def main() -> None:
         print(f"prepare_data: {error}", file=sys.stderr)
         sys.exit(2)
     print(
-        f"{task.name} is ready in {cache_dir() / 'data'}: {len(task.train)} pictures for training, {len(task.val)} for "
+        f"{task.name} is ready in {cache_dir() / 'data'}: {len(task.train)} images for training, {len(task.val)} for "
         f"validation, {len(task.test)} for the test, {task.num_classes} classes, fingerprint {task.fingerprint}"
     )
 

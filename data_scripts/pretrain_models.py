@@ -55,14 +55,14 @@ RECIPES = {
 
 CARD = """# {name}
 
-{kind} for pictures of about 32x32 pixels, trained by this course. It is none of Google's BiT weights.
+{kind} for images of about 32x32 pixels, trained by this course. It is none of Google's BiT weights.
 
 | | |
 |---|---|
 | architecture | `{arch}`: {units} units, root width {root_width}, {norm} |
 | parameters | {params:,}, {backbone:,} of them without the head |
 | upstream task | `{task}`: {upstream} |
-| training | {steps:,} steps of {batch_size} pictures, {precision}, seed {seed} |
+| training | {steps:,} steps of {batch_size} images, {precision}, seed {seed} |
 | optimizer | SGD with momentum {momentum}, weight decay {weight_decay} |
 | learning rate | {lr} at its peak, after {warmup_steps} steps of warm-up; cosine decay |
 | validation accuracy | {val:.1%} of {val_set} |
@@ -80,25 +80,25 @@ GLYPHS_ABOUT = """\
 form (superscripts, circled numbers, Roman numerals), was left out. Letters that look like digits, such as O, l and Z, were
 not. Left out as well, for downstream tasks: {held_out}.
 
-**Data and terms.** The pictures are drawn on the spot from DejaVu (Bitstream Vera licence) and STIX (SIL Open Font Licence)
+**Data and terms.** The images are drawn on the spot from DejaVu (Bitstream Vera licence) and STIX (SIL Open Font Licence)
 fonts as matplotlib ships them, under random warps, colours, blur and noise. No photograph was used.
 
-**Limits.** It has seen only characters, and nothing was measured on photographs. Training pictures have
-32 pixels a side, and larger ones should be resized to that."""
+**Limits.** It has seen only characters, and nothing was measured on photographs. Training images have
+32 pixels per side, and larger ones should be resized to that."""
 
 PHOTOS_ABOUT = """\
-**Data and terms.** Tiny-ImageNet was made for a course at Stanford from ImageNet pictures: 200 classes, 64x64 pixels. As with
-ImageNet, the pictures belong to their authors and are given for non-commercial research and education; ask yourself whether
-your use of a model trained on them fits that. No picture is in this file.
+**Data and terms.** Tiny-ImageNet was made for a course at Stanford from ImageNet images: 200 classes, 64x64 pixels. As with
+ImageNet, the images belong to their authors and are given for non-commercial research and education; ask yourself whether
+your use of a model trained on them fits that. No image is in this file.
 
 **Limits.** 200 classes, many of them animals and everyday things from American and European photographs, seen at 32 pixels a
-side. Larger pictures should be resized to that. Its mistakes on people, places and things that it never saw were not
+side. Larger images should be resized to that. Its mistakes on people, places and things that it never saw were not
 measured. For real work start from Google's BiT weights."""
 
 
 def describe(task: bitlib.Task, name: str) -> dict[str, str]:
     """What the card says of the upstream data."""
-    counts = f"{task.num_classes:,} classes, {len(task.train):,} pictures"
+    counts = f"{task.num_classes:,} classes, {len(task.train):,} images"
     if name.startswith("glyphs"):
         counts = f"{task.num_classes:,} characters of the fonts that matplotlib ships, {len(task.train):,} glyphs"
         splits = [
@@ -108,8 +108,8 @@ def describe(task: bitlib.Task, name: str) -> dict[str, str]:
         about = GLYPHS_ABOUT.format(held_out=" and ".join(s.capitalize() for s in HELD_OUT_SCRIPTS))
     else:
         splits = [
-            f"{len(task.val):,} pictures set aside from the training set, {VAL_PER_CLASS} of each class",
-            f"the {len(task.test):,} official validation pictures",
+            f"{len(task.val):,} images set aside from the training set, {VAL_PER_CLASS} of each class",
+            f"the {len(task.test):,} official validation images",
         ]
         about = PHOTOS_ABOUT
     return {"upstream": counts, "val_set": splits[0], "test_set": splits[1], "about": about}

@@ -196,7 +196,7 @@ def companions_matter(x: torch.Tensor, batch: int, groups: int | None = None, tr
 def probe_accuracy(
     features: dict[str, torch.Tensor], labels: dict[str, torch.Tensor], shots: int, seed: int, on: str = "val"
 ) -> float:
-    """Accuracy, on a split, of a linear head fitted on a balanced draw of `shots` training examples a class.
+    """Accuracy, on a split, of a linear head fitted on a balanced draw of `shots` training examples per class.
 
     The draw is that of `Task.few_shot` for the same seed. Features are standardised with the draw's own mean and deviation.
     """

@@ -1,4 +1,4 @@
-"""Tasks: where pictures and labels come from, and how a batch of them is augmented. Knows nothing of models."""
+"""Tasks: where images and labels come from, and how a batch of them is augmented. Knows nothing of models."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def list_tasks() -> list[str]:
 def load_task(name: str, shots: int | None = None, seed: int = 0, skip_bad: bool = False) -> Task:
     """A task by name ("digits", "glyphs", "cifar10", ...), or a folder: "folder:PATH", or simply its path.
 
-    shots: keep that many training pictures of every class, drawn by `seed`. skip_bad: leave out unreadable files.
+    shots: keep that many training images of every class, drawn by `seed`. skip_bad: leave out unreadable files.
     Raises UserError for an unknown name, and whatever the data themselves give cause for.
     """
     if name in LOADERS:

@@ -1,6 +1,6 @@
 """The batches of a run: the only place that knows processes, devices, decoding, pinned memory and reading ahead.
 
-Which images a step takes, where they are cut and whom they are mixed with is drawn for the whole batch from (seed, step), on
+Which images per step takes, where they are cut and whom they are mixed with is drawn for the whole batch from (seed, step), on
 every process alike. Pixels are read, copied, cut and mixed only for a process's own rows, one micro-batch at a time. So a batch
 is the same on any number of processes and in any number of parts, and a resumed run sees what an uninterrupted one does.
 """

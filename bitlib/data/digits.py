@@ -1,4 +1,4 @@
-"""Digits: real handwriting, embedded in scikit-learn. 1,797 pictures of 8x8 pixels, 10 classes."""
+"""Digits: real handwriting, embedded in scikit-learn. 1,797 images of 8x8 pixels, 10 classes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .task import ArrayImages, Task, fingerprint, split_indices
 
 
 def load_digits() -> Task:
-    """Train, validation and test hold 898, 300 and 599 pictures, drawn once, stratified by class.
+    """Train, validation and test hold 898, 300 and 599 images, drawn once, stratified by class.
 
     The file does not say who wrote which digit, so a writer may appear in all three. No flips: a mirrored 3 is no 3.
     """

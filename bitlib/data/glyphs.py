@@ -1,6 +1,6 @@
 """Glyphs: the course's upstream data, drawn on the spot from the fonts that matplotlib ships.
 
-A class is a character; a picture is one of its fonts under a random affine and elastic warp, in random colours, blur
+A class is a character; a image is one of its fonts under a random affine and elastic warp, in random colours, blur
 and noise. Three nested sizes play the part of BiT-S, -M and -L. No class is a digit or a number of any script (so that
 handwritten digits are new downstream), and whole scripts are kept out for downstream tasks.
 """
@@ -23,7 +23,7 @@ from .task import ArrayImages, Task, fingerprint
 SCALES = {"xs": 20, "s": 100, "m": 700, "l": None}  # classes; l: all there are
 XS_COPIES = 20  # how often "xs" draws each of its few glyphs for validation and test
 HELD_OUT_SCRIPTS = ("ARMENIAN", "GEORGIAN")
-# The last two fonts are kept for validation and test; the others draw the training pictures.
+# The last two fonts are kept for validation and test; the others draw the training images.
 FONTS = (
     "DejaVuSans DejaVuSans-Bold DejaVuSansMono DejaVuSansMono-Bold DejaVuSansMono-Oblique DejaVuSansMono-BoldOblique "
     "DejaVuSerif DejaVuSerif-Bold DejaVuSerif-Italic DejaVuSerif-BoldItalic "
@@ -31,7 +31,7 @@ FONTS = (
 ).split()
 VAL_FONT, TEST_FONT = len(FONTS) - 2, len(FONTS) - 1
 MASK = 48  # side of a glyph's mask in pixels
-SIDE = 32  # side of the pictures kept for validation and test
+SIDE = 32  # side of the images kept for validation and test
 
 
 def _is_number(char: str) -> bool:
@@ -39,17 +39,17 @@ def _is_number(char: str) -> bool:
 
 
 def _draw(char: str, font) -> np.ndarray | None:
-    """A character centred in a MASK x MASK picture, 0 to 255; None where nothing would be seen."""
+    """A character centred in a MASK x MASK image, 0 to 255; None where nothing would be seen."""
     from PIL import Image, ImageDraw
 
     left, top, right, bottom = font.getbbox(char)
     if right - left < 2 or bottom - top < 2:
         return None
     size = max(right - left, bottom - top, MASK)
-    picture = Image.new("L", (size, size))
-    ImageDraw.Draw(picture).text(((size - right - left) / 2, (size - bottom - top) / 2), char, fill=255, font=font)
-    picture = np.asarray(picture if size == MASK else picture.resize((MASK, MASK), Image.Resampling.BOX))
-    return picture if picture.max() > 100 else None
+    image = Image.new("L", (size, size))
+    ImageDraw.Draw(image).text(((size - right - left) / 2, (size - bottom - top) / 2), char, fill=255, font=font)
+    image = np.asarray(image if size == MASK else image.resize((MASK, MASK), Image.Resampling.BOX))
+    return image if image.max() > 100 else None
 
 
 @functools.cache
@@ -70,7 +70,7 @@ def _masks() -> tuple[Tensor, Tensor, Tensor, tuple[str, ...]]:
             continue
         drawn = {i: _draw(char, fonts[i]) for i in range(len(FONTS)) if code in covered[i]}
         drawn = {i: mask for i, mask in drawn.items() if mask is not None}
-        # Latin A, Greek Alpha and Cyrillic A are one picture; only the first becomes a class.
+        # Latin A, Greek Alpha and Cyrillic A are one image; only the first becomes a class.
         if 0 not in drawn or 1 not in drawn or drawn[0].tobytes() in seen:
             continue
         seen.add(drawn[0].tobytes())
@@ -124,12 +124,12 @@ def draw_glyphs(masks: Tensor, side: int, draws: Tensor) -> Tensor:
     ink = F.avg_pool2d(ink, 3, 1, 1)
     ink = F.grid_sample(ink, grid + bend.permute(0, 2, 3, 1), mode="bilinear", align_corners=False)
     ink = torch.sigmoid((ink - between(7, 0.2, 0.55).view(n, 1, 1, 1)) * 12)
-    # Half of the pictures lose resolution, down to 8 x 8.
+    # Half of the images lose resolution, down to 8 x 8.
     for divisor, low, high in ((4, 0.0, 0.2), (3, 0.2, 0.35), (2, 0.35, 0.5)):
         chosen = (uniform[8] >= low) & (uniform[8] < high)
         coarse = F.interpolate(F.adaptive_avg_pool2d(ink, side // divisor), (side, side), mode="bilinear", align_corners=False)
         ink = torch.where(chosen.view(n, 1, 1, 1), coarse, ink)
-    # Two colours that differ in brightness by 0.35 of the range or more; half of the pictures are grey.
+    # Two colours that differ in brightness by 0.35 of the range or more; half of the images are grey.
     tint = (tint.view(n, 2, 3).transpose(0, 1) - 0.5) * 0.5
     tint = torch.where((uniform[9] < 0.5).view(1, n, 1), torch.zeros_like(tint), tint)
     dark = 0.6 * uniform[10] * (uniform[12] < 0.7)  # nearly a third of the darker colours is black
@@ -137,9 +137,9 @@ def draw_glyphs(masks: Tensor, side: int, draws: Tensor) -> Tensor:
     swap = uniform[13] < 0.3
     paper, pen = torch.where(swap, bright, dark), torch.where(swap, dark, bright)
     paper, pen = ((c[:, None] + t).clamp(0, 1).view(n, 3, 1, 1) for c, t in zip((paper, pen), tint))
-    picture = paper + (pen - paper) * ink
+    image = paper + (pen - paper) * ink
     grain = grain.view(n, 1, side, side) * (0.05 * uniform[14]).view(n, 1, 1, 1)
-    return ((picture + grain).clamp_(0, 1) * 255).round_().to(torch.uint8)
+    return ((image + grain).clamp_(0, 1) * 255).round_().to(torch.uint8)
 
 
 class GlyphImages:
@@ -171,7 +171,7 @@ class GlyphImages:
 def load_glyphs(name: str = "glyphs") -> Task:
     """ "glyphs" (the same as "glyphs-l"), "glyphs-m", "glyphs-s", or a script kept out, such as "glyphs-armenian".
 
-    Training pictures are drawn anew at every step. Validation and test pictures are drawn once, from one font each
+    Training images are drawn anew at every step. Validation and test images are drawn once, from one font each
     that training never sees; a character that this font lacks is not in that split. "glyphs-xs", 20 characters for
     experiments that take seconds, draws each of them several times for these splits.
     """

@@ -1,4 +1,4 @@
-"""Which pictures make up a step, and the random numbers of that step, as pure functions of (seed, step).
+"""Which images make up a step, and the random numbers of that step, as pure functions of (seed, step).
 
 Nothing here has a state, so a resumed run needs the number of its step and nothing else to go on exactly.
 """

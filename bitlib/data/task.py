@@ -1,4 +1,4 @@
-"""What a task is: three splits of pictures with labels, class names and a fingerprint; few-shot subsets of it."""
+"""What a task is: three splits of images with labels, class names and a fingerprint; few-shot subsets of it."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ class ArrayImages:
 class Task:
     """A classification task.
 
-    train, val, test: pictures with labels. class_names: one per label. image_size: usual (height, width) of the
-    original pictures in pixels; the HyperRule asks for it. random_crop, random_flip: whether labels survive them.
-    fingerprint: changes whenever a picture, a label, a class name or a split changes.
+    train, val, test: images with labels. class_names: one per label. image_size: usual (height, width) of the
+    original images in pixels; the HyperRule asks for it. random_crop, random_flip: whether labels survive them.
+    fingerprint: changes whenever a image, a label, a class name or a split changes.
     """
 
     name: str
@@ -99,16 +99,16 @@ class Task:
         return len(self.class_names)
 
     def few_shot(self, shots: int, seed: int = 0) -> Task:
-        """The same task with `shots` training pictures of every class, drawn by `seed`; val and test as they were.
+        """The same task with `shots` training images of every class, drawn by `seed`; val and test as they were.
 
         The paper takes five such draws of a task (section 4.1); use seeds 0 to 4. Raises UserError where a class
-        has fewer pictures than that.
+        has fewer images than that.
         """
         if shots < 1:
             raise UserError(f"shots is {shots}; it must be 1 or more")
         for name, count in zip(self.class_names, torch.bincount(self.train.labels, minlength=self.num_classes).tolist()):
             if count < shots:
-                wrong = f"{self.name}: class {name!r} has {count} training pictures, fewer than the {shots} shots asked for"
+                wrong = f"{self.name}: class {name!r} has {count} training images, fewer than the {shots} shots asked for"
                 raise UserError(f"{wrong}; ask for {count} at most")
         indices = few_shot_indices(self.train.labels, shots, seed)
         mark = fingerprint(self.fingerprint, shots, seed, indices.tolist())
@@ -132,7 +132,7 @@ def fingerprint(*parts) -> str:
 def split_indices(labels: Tensor, fractions: tuple[float, float], seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Stratified train, val and test indices. fractions: share of every class that goes to val and to test.
 
-    Every class keeps at least one picture in each of the three, which takes three of them or more.
+    Every class keeps at least one image in each of the three, which takes three of them or more.
     """
     generator = torch.Generator().manual_seed(seed)
     train, val, test = [], [], []

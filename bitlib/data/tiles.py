@@ -18,7 +18,7 @@ PARTS = ("top left", "top right", "bottom left", "bottom right")
 
 
 def load_tiles() -> Task:
-    """12 classes: four quarters of each of three photographs; about 100 squares of 24x24 pixels a class."""
+    """12 classes: four quarters of each of three photographs; about 100 squares of 24x24 pixels per class."""
     import matplotlib.cbook
     from PIL import Image
     from sklearn.datasets import load_sample_image

@@ -1,8 +1,8 @@
-"""Tiny-ImageNet: 200 classes of small photographs, the course's upstream data for natural pictures.
+"""Tiny-ImageNet: 200 classes of small photographs, the course's upstream data for natural images.
 
-100,000 training pictures of 64x64 pixels in the official layout (`train/WNID/images`, `val/val_annotations.txt`). Three
-nested sizes play the part of BiT-S, -M and -L. The official validation pictures are the test split here, because the
-labels of the official test pictures were never published.
+100,000 training images of 64x64 pixels in the official layout (`train/WNID/images`, `val/val_annotations.txt`). Three
+nested sizes play the part of BiT-S, -M and -L. The official validation images are the test split here, because the
+labels of the official test images were never published.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .task import Task, fingerprint
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 SIDE = 64
-VAL_PER_CLASS = 10  # set aside from the training pictures
-SHARES = {"s": 0.05, "m": 0.3, "l": 1.0}  # of the other training pictures of every class
+VAL_PER_CLASS = 10  # set aside from the training images
+SHARES = {"s": 0.05, "m": 0.3, "l": 1.0}  # of the other training images of every class
 
 
 def load_tiny_imagenet(name: str = "tiny-imagenet") -> Task:
     """ "tiny-imagenet" (the same as "tiny-imagenet-l"), "tiny-imagenet-m" or "tiny-imagenet-s".
 
-    Of the 500 training pictures of a class, 10 are the validation split; the others, or the first 30 % or 5 % of them in
+    Of the 500 training images of a class, 10 are the validation split; the others, or the first 30 % or 5 % of them in
     one fixed order, are the training split. Reads the folder `data` of the cache; see `prepare_tiny_imagenet`.
     """
     everything, test, names = load_packed(prepare_tiny_imagenet())
@@ -47,7 +47,7 @@ def load_tiny_imagenet(name: str = "tiny-imagenet") -> Task:
 
 
 def prepare_tiny_imagenet(folder: Path | None = None) -> Path:
-    """Decode all pictures into one file of the cache, unless it is there; returns its path.
+    """Decode all images into one file of the cache, unless it is there; returns its path.
 
     folder: an existing `tiny-imagenet-200`; None looks for one in `data` of the cache, then for the official archive
     there, and downloads that if need be. Raises UserError where a part is missing or damaged.
@@ -80,7 +80,7 @@ def _unpack(archive: Path) -> Path:
 
 
 def _listing(root: Path) -> tuple[Listing, Listing, list[str]]:
-    """(training pictures, official validation pictures, class names)."""
+    """(training images, official validation images, class names)."""
 
     def lines(name: str) -> list[str]:
         try:
@@ -97,6 +97,6 @@ def _listing(root: Path) -> tuple[Listing, Listing, list[str]]:
     for wnid in ids:
         found = sorted((root / "train" / wnid / "images").glob("*.JPEG"))
         if not found:
-            raise UserError(f"{root / 'train' / wnid / 'images'} holds no pictures; get Tiny-ImageNet again")
-        train += [(picture, label_of[wnid]) for picture in found]
+            raise UserError(f"{root / 'train' / wnid / 'images'} holds no images; get Tiny-ImageNet again")
+        train += [(image, label_of[wnid]) for image in found]
     return train, test, [words.get(wnid, wnid).split(",")[0].strip() for wnid in ids]

@@ -1,7 +1,7 @@
 """The data sets of the paper's benchmark that torchvision knows: CIFAR-10/100, Flowers-102, Oxford-IIIT Pet.
 
 torchvision downloads and verifies them (MD5 of every archive). Test splits are the published ones; where a set comes
-without a validation split, a sixth of its training pictures is set aside.
+without a validation split, a sixth of its training images is set aside.
 """
 
 from __future__ import annotations
