@@ -108,7 +108,7 @@ def test_from_the_archive_verified(home, tmp_path, monkeypatch):
     "damage, message",
     [
         (lambda root: (root / "wnids.txt").unlink(), "wnids.txt is missing"),
-        (lambda root: [p.unlink() for p in (root / "train" / "n01" / "images").iterdir()], "n01/images holds no pictures"),
+        (lambda root: [p.unlink() for p in (root / "train" / "n01" / "images").iterdir()], "n01/images holds no images"),
         (lambda root: (root / "val" / "images" / "val_0.JPEG").write_bytes(b"no"), "val_0.JPEG is not a readable image"),
     ],
 )
