@@ -107,11 +107,11 @@ function render({ model, el }) {
       }));
     }
     for (const f of named.children) f.classList.toggle("bl-x-on", +f.dataset.size === n);
-    const px = x(n), py = y(r.epochs), flip = px + 125 > width, aside = { x: px + (flip ? -14 : 14), "text-anchor": flip ? "end" : "start" };
+    const px = x(n), py = y(r.epochs), full = px + 125 > width, aside = { x: full ? width - 112 : px + 14 };
     for (const [key, v] of Object.entries({ x: left, y: base, width: width - left - right, height: foot - base + 20 })) hit.setAttribute(key, v);
     for (const [key, v] of Object.entries({ x1: px, x2: px, y1: base, y2: foot })) pole.setAttribute(key, v);
     for (const [key, v] of Object.entries({ cx: px, cy: py })) knob.setAttribute(key, v);
-    const high = py - (flip ? 38 : 22);
+    const high = py - (full ? 36 : 22);
     label.replaceChildren(node("svg:text", { ...aside, y: high, class: "bl-x-strong" }, `${count(n)} images`),
       node("svg:text", { ...aside, y: high + 16 }, `${short(r.epochs)} epochs`));
     for (const [name, v] of Object.entries({ "aria-valuenow": n, "aria-valuetext": `${count(n)} images, a ${r.task} task` })) grip.setAttribute(name, v);
@@ -142,7 +142,7 @@ function render({ model, el }) {
     const x = (s) => left + inner * s / steps, foot = tops.paper + tall;
     fromStep = (px) => clamp(Math.round((px - left) / inner * steps), 0, steps - 1);
     const parts = [], marks = [];
-    for (const [variant, name] of [["code", "Released code"], ["paper", "Paper"]]) {
+    for (const [variant, name] of [["code", inner < 230 ? "Code" : "Released code"], ["paper", "Paper"]]) {
       const r = now(variant), top = tops[variant], y = (v) => top + tall * (1 - v / 0.0032), lr = rate(r, step, variant);
       const on = variant === get("variant");
       for (const v of [0, 0.001, 0.002, 0.003]) {
@@ -150,8 +150,9 @@ function render({ model, el }) {
           text(left - 6, y(v) + 4, v, { "text-anchor": "end" }));
       }
       r.boundaries.forEach((b) => {
-        parts.push(node("svg:line", { class: "bl-x-decay", x1: x(b), x2: x(b), y1: top, y2: top + tall, "data-decay": b }),
-          x(b) + 40 > width ? text(x(b) - 5, top + 30, "÷10", { "text-anchor": "end" }) : text(x(b) + 5, top + 30, "÷10"));
+        parts.push(node("svg:line", { class: "bl-x-decay", x1: x(b), x2: x(b), y1: top, y2: top + tall, "data-decay": b }));
+        if (x(b) + 32 < width) parts.push(text(x(b) + 5, top + 30, "÷10"));
+        else if (inner > 220) parts.push(text(x(b) - 5, top + 30, "÷10", { "text-anchor": "end" }));
       });
       const ticks = [0, ...r.boundaries, ...(inner * (steps - r.boundaries[2]) / steps > 55 ? [steps] : [])];
       parts.push(...ticks.map((s) => text(x(s), top + tall + 16, count(s), { "text-anchor": s === steps ? "end" : s ? "middle" : "start" })));
@@ -191,8 +192,8 @@ function render({ model, el }) {
   squares.append(shapes, corner);
   let toSide;
   const drawSquares = fitted(squares, (width) => {
-    const side = get("side"), variant = get("variant"), gap = 52, other = side < LIMIT ? 512 : 16;
-    const full = clamp((width - gap - 12) / 2, 90, 160), px = (v) => full * v / 512, top = 28, foot = top + full, second = full + gap;
+    const side = get("side"), variant = get("variant"), gap = width < 260 ? 36 : 52, other = side < LIMIT ? 512 : 16;
+    const full = clamp((width - gap - 12) / 2, 70, 160), px = (v) => full * v / 512, top = 28, foot = top + full, second = full + gap;
     const square = (x, v, kind, up = 0, more = {}) =>
       node("svg:rect", { class: kind, x, y: foot - px(v) - up, width: px(v), height: px(v), ...more });
     // The place of a crop is random; here it is one of many.
@@ -207,7 +208,7 @@ function render({ model, el }) {
       text(full + gap / 2, foot - full / 2, "→", { "text-anchor": "middle", class: "bl-x-arrow" }),
       ...pair(rule(1, other, other, variant), " bl-x-ghost"), ...pair(r, ""),
       text(1, foot + 18, `${side} × ${side} px`, { class: "bl-x-strong" }), text(1, foot + 34, "the image", { class: "bl-x-label" }),
-      text(second, foot + 18, `resize to ${r.resize} px`), text(second, foot + 34, `crop ${r.crop} px`, { class: "bl-x-crop-words" }));
+      text(second, foot + 18, `resize ${r.resize} px`), text(second, foot + 34, `crop ${r.crop} px`, { class: "bl-x-crop-words" }));
     for (const c of [near, pin]) { c.setAttribute("cx", 1 + px(side)); c.setAttribute("cy", foot - px(side)); }
     for (const [name, v] of Object.entries({ "aria-valuenow": side, "aria-valuetext": `${side} by ${side} pixels` })) corner.setAttribute(name, v);
     return foot + 40;

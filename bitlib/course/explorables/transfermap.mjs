@@ -80,7 +80,7 @@ function render({ model, el }) {
         ...(tail ? [node("th", { scope: "row" }, tail)] : []), ...cells[i]);
     });
     grid.replaceChildren(node("thead", {},
-      node("tr", {}, node("th", { scope: "col", rowspan: 2 }, "Trained part"), node("th", { scope: "col", rowspan: 2, style: `width:${rows.some((r) => short(r, rows).length > 1) ? 22 : 15}%` }, "Up\u00adstream"),
+      node("tr", {}, node("th", { scope: "col", rowspan: 2 }, "Trained part"), node("th", { scope: "col", rowspan: 2, style: `width:${rows.some((r) => short(r, rows).length > 1) ? 22 : 11}%` }, "From"),
         node("th", { scope: "colgroup", colspan: shots.length }, "Training images per class")),
       node("tr", {}, ...shots.map((k) => node("th", { scope: "col" }, k)))), node("tbody", {}, ...lines));
     scale.replaceChildren("Test accuracy (%)", node("span", {}, points(low)), node("i"), node("span", {}, points(high)));
