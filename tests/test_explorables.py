@@ -17,6 +17,7 @@ from bitlib.norm import standardize_weight
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = "book/figures"
 NAMES = ("softmax", "norms", "standardize", "mixup", "hyperrule", "transfermap")
+RECORDS = ("cifar10", "cifar10_scales", "transfer_map", "digits", "freezing", "pretrain_photos-S")
 pytestmark = pytest.mark.site
 
 
@@ -195,31 +196,99 @@ def test_mixup(visit):
         assert scipy.stats.kstest(drawn, scipy.stats.beta(alpha, alpha).cdf).pvalue > 0.001
 
 
+def pull(page, shown, selector: str, dx: float, dy: float = 0) -> None:
+    """Drag the middle of something in a picture by so many pixels."""
+    thing = shown.locator(selector)
+    thing.scroll_into_view_if_needed()
+    box = thing.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + dx, y + dy, steps=5)
+    page.mouse.up()
+
+
 def test_hyperrule(visit):
     page = visit(PAGE)
     shown = figure(page, "hyperrule")
+    sizes, steps, corner = (shown.locator(f"[role=slider] >> nth={i}") for i in range(3))
 
     def check():
         now = state(shown)
         rule = bitlib.HyperRule(now["examples"], (now["side"], now["side"]), now["variant"])
-        seen = dict(shown.locator("td[data-name]").evaluate_all("all => all.map(e => [e.dataset.name, e.dataset.value])"))
-        assert seen["task"] == rule.task_size
-        assert (int(seen["steps"]), int(seen["batch"])) == (rule.total_steps, rule.batch_size)
-        assert float(seen["each picture is seen"]) == pytest.approx(rule.epochs, rel=1e-6)
-        assert int(seen["warm-up"]) == rule.warmup_steps and float(seen["MixUp"]) == rule.mixup_alpha
-        assert tuple(map(int, seen["rate divided by ten after"].split())) == rule.boundaries
-        assert tuple(map(int, seen["resize, then crop"].split())) == (rule.resize, rule.crop)
-        step = int(numbers(shown, "circle.bl-x-dot", "step")[0])
-        assert numbers(shown, "circle.bl-x-dot", "value")[0].item() == pytest.approx(rule.lr(step), rel=1e-6)
+        seen = shown.locator(".bl-x-answer").evaluate("e => ({...e.dataset})")
+        assert (seen["task"], int(seen["steps"])) == (rule.task_size, rule.total_steps)
+        assert float(seen["epochs"]) == pytest.approx(rule.epochs, rel=1e-6)
+        assert (int(seen["warmup"]), float(seen["alpha"])) == (rule.warmup_steps, rule.mixup_alpha)
+        assert tuple(map(int, seen["boundaries"].split())) == rule.boundaries
+        assert shown.locator(".bl-x-band.bl-x-on").get_attribute("data-zone") == rule.task_size
+        assert shown.locator("[role=slider] >> nth=0").get_attribute("aria-valuenow") == str(now["examples"])
+        side = dict(shown.locator("rect[data-resize], rect[data-crop]").evaluate_all(
+            "all => all.filter(e => !e.matches('.bl-x-ghost')).map(e => [Object.keys(e.dataset)[0], "
+            "[+Object.values(e.dataset)[0], +e.getAttribute('width')]])"
+        ))  # fmt: skip
+        assert (side["resize"][0], side["crop"][0]) == (rule.resize, rule.crop)
+        assert side["crop"][1] / side["resize"][1] == pytest.approx(rule.crop / rule.resize, rel=1e-6)  # drawn to scale
+        for variant in ("code", "paper"):
+            dot, other = f'circle[data-variant="{variant}"]', bitlib.HyperRule(now["examples"], (32, 32), variant)
+            step = int(numbers(shown, dot, "step")[0])
+            assert numbers(shown, dot, "value")[0].item() == pytest.approx(other.lr(step), rel=1e-6)
+        return now
 
-    check()
-    drag(page, shown, "examples", 0.2)
-    drag(page, shown, "side", 0.8)
-    keys(page, shown, "at", "ArrowLeft", 20)
-    check()
+    assert check() == state(shown) and state(shown)["examples"] == 50_000
+    for name, n in state(shown)["named"]:
+        shown.get_by_role("button", name=f"{name}, {n:,} images", exact=True).press("Enter")
+        assert check()["examples"] == n
+    pull(page, shown, ".bl-x-grip >> nth=0 >> circle", -200)
+    few = check()["examples"]
+    assert 10 < few < 20_000
+    sizes.focus()
+    page.keyboard.press("ArrowRight")
+    assert few < check()["examples"] < 1.2 * few
+    page.keyboard.press("Home")
+    assert check()["examples"] == 10
+    for n in range(11, 15):  # no key press is swallowed, even where one image is a large step
+        page.keyboard.press("ArrowRight")
+        assert check()["examples"] == n
+    page.keyboard.press("ArrowUp")
+    assert check()["examples"] == 100  # the next named size
+    page.keyboard.press("End")
+    assert check()["examples"] == 20_000_000
+
+    steps.focus()
+    page.keyboard.press("Home")
+    assert check()["step"] == 0
+    for wanted in (500, 6000, 12_000, 18_000, 19_999):
+        page.keyboard.press("ArrowUp")
+        assert check()["step"] == wanted
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Shift+ArrowLeft")
+    assert check()["step"] == 19_988
+    pull(page, shown, ".bl-x-grip >> nth=1 >> circle >> nth=0", -300)
+    assert check()["step"] < 12_000
+
+    assert check()["side"] == 32
+    pull(page, shown, ".bl-x-grip >> nth=2 >> circle >> nth=1", 60, -60)
+    large = check()["side"]
+    assert large > 150
+    corner.focus()
+    page.keyboard.press("ArrowDown")
+    assert check()["side"] == large - 1
     shown.locator('input[value="paper"]').check()
-    drag(page, shown, "examples", 1.0)
     check()
+
+    # The warm-up is drawn as one straight line up to the full rate.
+    line = shown.locator('polyline[data-variant="code"]').get_attribute("points").split()
+    (x0, _), (x1, y1), (x2, y2), *_, (end, _) = (map(float, point.split(",")) for point in line)
+    assert (x1 - x0) / (end - x0) == pytest.approx(500 / 19_999, rel=1e-6) and x2 > x1 and y1 == y2
+    labels = shown.locator(".bl-x-label").all_text_contents()
+    for wanted in ("Labelled training images", "Epochs", "Learning rate", "Step (20,000 in all)", "Resolution"):
+        assert wanted in labels
+    assert "The number of classes does not matter." in shown.inner_text()
+    linked = visit(f"{PAGE}?hyperrule.examples=3680&hyperrule.variant=paper&hyperrule.side=95#figure-hyperrule")
+    shown = figure(linked, "hyperrule")
+    assert shown.locator(".bl-x-flag.bl-x-on").text_content() == "Pets" and check()["variant"] == "paper"
+    assert page.problems == linked.problems == []
     # Every step of every size and variant, by the module's own functions.
     for variant, n in itertools.product(("code", "paper"), (50, 19_999, 20_000, 499_999, 500_000)):
         rule = bitlib.HyperRule(n, (96, 96), variant)
@@ -243,22 +312,79 @@ def test_transfer_map(visit):
     from statistics import fmean, stdev
 
     page = visit(PAGE)
-    shown, results = figure(page, "transfermap"), json.loads((ROOT / "results" / "transfer_map.json").read_text())
+    shown = figure(page, "transfermap")
+    stored = {name: json.loads((ROOT / "results" / f"{name}.json").read_text()) for name in RECORDS}
+
+    def cells(task: str, row: str) -> dict[int, list[float]]:
+        """What was measured, read from the records without the figure's help."""
+        part, _, model = row.partition("/")
+        if task == "tiles":
+            title = {"fitted": "head only", "stage4": "stage 4 and head", "scratch": "from scratch"}.get(part, part)
+            title = f"photos-L, {title}" if model == "photos-L" else title
+            return {k: stored["freezing"]["cells"][f"tiles, {title}, {k}-shot"]["accuracy"] for k in (5, 50)}
+        if task == "digits" and part in ("head", "stage4", "stage3", "everything"):
+            data = stored["transfer_map"]
+            table = data["accuracy"][data["models"].index(model)]
+            return dict(zip(data["shots"], table[["head", "stage4", "stage3", "everything"].index(part)]))
+        data = stored["cifar10_scales" if part == "everything" else task]
+        return {int(k): v for k, v in data[{"fitted": "linear_probe", "everything": model}.get(part, part)].items()}
 
     def check():
-        now = state(shown)
-        cell = results["accuracy"][now["scale"]][now["depth"]][now["shot"]]
-        assert numbers(shown, ".bl-x-ring", "value")[0].item() == pytest.approx(fmean(cell), rel=1e-6)
-        assert numbers(shown, ".bl-x-ring", "spread")[0].item() == pytest.approx(stdev(cell), rel=1e-6)
-        assert shown.locator("td.bl-x-here").inner_text() == f"{100 * fmean(cell):.1f} ± {100 * stdev(cell):.1f}"
-        assert shown.locator("tbody tr").count() == len(results["depths"]) + 1
+        now, seen = state(shown), shown.locator(".bl-x-answer").evaluate("e => ({...e.dataset})")
+        here, other = (cells(now["task"], seen[key])[int(seen["shot"])] for key in ("row", "other"))
+        assert float(seen["value"]) == pytest.approx(fmean(here), rel=1e-6)
+        assert float(seen["spread"]) == pytest.approx(stdev(here), rel=1e-6)
+        pairs = [a - b for a, b in zip(here, other, strict=True)]
+        assert float(seen["gain"]) == pytest.approx(fmean(pairs), rel=1e-6, abs=1e-9)
+        assert float(seen["gainSpread"]) == pytest.approx(stdev(pairs), rel=1e-6)
+        close(numbers(shown, f'.bl-x-draws[data-row="{seen["row"]}"] circle', "value"), torch.tensor(here, dtype=torch.float64))
+        close(numbers(shown, f'.bl-x-seed[data-shot="{seen["shot"]}"]', "value"), torch.tensor(pairs, dtype=torch.float64))
+        assert shown.locator("td.bl-x-here").inner_text() == f"{100 * fmean(here):.1f}"
+        assert shown.locator("td[aria-selected=true]").get_attribute("data-row") == seen["row"]
+        return seen["row"], int(seen["shot"])
 
-    check()
-    drag(page, shown, "depth", 1.0)
-    keys(page, shown, "shot", "End")
-    shown.get_by_label("S", exact=True).check()
-    assert [state(shown)[k] for k in ("scale", "depth", "shot")] == [0, len(results["depths"]) - 1, len(results["shots"]) - 1]
-    check()
+    assert check() == ("everything/photos-L", 10)
+    for task in ("CIFAR-10 photographs", "digits", "tiles of photographs"):
+        shown.get_by_label(task, exact=True).check()
+        check()
+        drawn = shown.locator("td[data-value]").evaluate_all(
+            "all => all.map(e => [e.dataset.row, +e.dataset.shot, +e.dataset.value])"
+        )
+        name = state(shown)["task"]
+        assert len(drawn) == sum(len(row["cells"]) for row in state(shown)["tasks"][name]["rows"]) >= 10
+        for row, shot, value in drawn:
+            assert value == pytest.approx(fmean(cells(name, row)[shot]), rel=1e-6)
+    shown.locator('td[data-row="scratch"][data-shot="5"]').click()
+    assert check() == ("scratch", 5)
+    page.keyboard.press("Tab")  # from the map to the chart of gains; back to the map by its one tab stop
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowRight")
+    assert check() == ("everything/glyphs-L", 50)
+    shown.get_by_label("CIFAR-10 photographs", exact=True).check()
+    shown.locator('td[data-row="fitted/photos-L"][data-shot="100"]').click()
+    pull(page, shown, ".bl-x-grip circle", -400)
+    assert check() == ("fitted/photos-L", 1)
+    shown.get_by_role("slider").press("ArrowRight")
+    assert check() == ("fitted/photos-L", 5)
+    labels = shown.locator(".bl-x-label").all_text_contents()
+    for wanted in ("Test accuracy (%)", "Training images per class", "Gain over “Everything” (points)"):
+        assert wanted in labels
+    photos = stored["pretrain_photos-S"]
+    assert f"{photos['n_train']:,}" in shown.inner_text() and f"of {photos['classes']} classes" in shown.inner_text()
+    linked = visit(f"{PAGE}?transfermap.task=tiles&transfermap.row=fitted/photos-L&transfermap.shot=50#figure-transfermap")
+    shown = figure(linked, "transfermap")
+    assert check() == ("fitted/photos-L", 50)
+    assert page.problems == linked.problems == []
+
+
+def test_transfer_map_leaves_out_what_was_measured_on_other_draws():
+    stored = {name: json.loads((ROOT / "results" / f"{name}.json").read_text()) for name in RECORDS}
+    alone = explore.TransferMap.of(stored["transfer_map"])
+    assert list(alone.tasks) == ["digits"] and len(alone.tasks["digits"]["rows"]) == 13 and alone.models == {}
+    both = explore.TransferMap.of(stored["transfer_map"], stored["freezing"], task="tiles")
+    assert both.tasks["digits"] == alone.tasks["digits"] and both.row in both.limits["row"]["of"]
+    assert both.row == "everything/glyphs-L" and both.picture()
 
 
 def test_settings_live_in_the_address(visit):
@@ -271,10 +397,10 @@ def test_settings_live_in_the_address(visit):
     again = visit(f"{PAGE}?{query}")
     assert state(figure(again, "softmax"))["temperature"] == 20 and state(figure(again, "norms"))["kind"] == "gn"
     assert figure(again, "norms").locator('input[value="gn"]').is_checked()
-    nonsense = visit(f"{PAGE}?softmax.temperature=-3&softmax.logits=1&norms.kind=evil&norms.batch=3&hyperrule.at=1.5")
+    nonsense = visit(f"{PAGE}?softmax.temperature=-3&softmax.logits=1&norms.kind=evil&norms.batch=3&hyperrule.step=1.5")
     assert state(figure(nonsense, "softmax"))["temperature"] == 1 and len(state(figure(nonsense, "softmax"))["logits"]) == 10
     assert (state(figure(nonsense, "norms"))["kind"], state(figure(nonsense, "norms"))["batch"]) == ("bn", 2)
-    assert state(figure(nonsense, "hyperrule"))["at"] == 50
+    assert state(figure(nonsense, "hyperrule"))["step"] == 250
     assert nonsense.problems == []
 
 
@@ -339,7 +465,7 @@ def test_every_figure_of_the_library_is_on_the_page():
         if isinstance(kind, type) and issubclass(kind, explore.Explorable) and kind is not explore.Explorable
     ]
     assert sorted(kind.module for kind in kinds) == sorted(NAMES)
-    assert sorted(p.stem for p in explore.FOLDER.glob("*.mjs")) == sorted((*NAMES, "kit"))
+    assert sorted(p.stem for p in explore.base.FOLDER.glob("*.mjs")) == sorted((*NAMES, "kit"))
     for kind in kinds:
         assert set(kind().limits) <= set(kind.class_trait_names())
 

@@ -1,7 +1,7 @@
 """Interactive figures on the website: their modules and the runtime in one script, and a directive for Markdown pages.
 
-```{explorable} Softmax``` shows bitlib.course.explore.Softmax.example(); with `:results: NAME` the figure is made from
-results/NAME.json. A classic script and not a module, because browsers load no modules from file://.
+```{explorable} Softmax``` shows bitlib.course.explore.Softmax.example(); with `:results: NAME...` the figure is made from
+results/NAME.json; a name may hold a star. A classic script and not a module, because browsers load no modules from file://.
 """
 
 import json
@@ -43,10 +43,14 @@ class Explorable(SphinxDirective):
         from bitlib.course import explore
 
         kind = getattr(explore, self.arguments[0])
-        if name := self.options.get("results"):
-            path = ROOT / "results" / f"{name}.json"
-            self.env.note_dependency(str(path))
-            figure = kind.of(json.loads(path.read_text("utf8")))
+        if names := self.options.get("results", "").split():
+            found = [sorted((ROOT / "results").glob(f"{name}.json")) for name in names]
+            if not all(found):
+                raise self.error(f"no results by one of these names: {' '.join(names)}")
+            paths = [path for some in found for path in some]
+            for path in paths:
+                self.env.note_dependency(str(path))
+            figure = kind.of(*(json.loads(path.read_text("utf8")) for path in paths))
         else:
             figure = kind.example()
         # Sphinx copies scripts only when it has a page to write.

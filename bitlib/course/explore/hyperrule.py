@@ -1,4 +1,4 @@
-"""The BiT-HyperRule as a calculator."""
+"""The BiT-HyperRule, drawn over the size of the data set."""
 
 from __future__ import annotations
 
@@ -6,31 +6,40 @@ import traitlets as t
 from matplotlib.figure import Figure
 
 from ...hyperrule import HyperRule
-from .. import plots
+from .. import palette
 from .base import Explorable
+
+# Labelled training images of data sets that the paper fine-tunes on; ten images of each of ten classes are a hundred.
+NAMED = [
+    ["CIFAR-10, 10-shot", 10 * 10],
+    ["VTAB-1k", 1000],
+    ["Flowers", 1020],
+    ["Pets", 3680],
+    ["CIFAR", 50_000],
+    ["ImageNet", 1_280_000],
+]
 
 
 class Rule(Explorable):
-    """The BiT-HyperRule as a calculator.
+    """The BiT-HyperRule: what follows from the number of labelled images and from their size.
 
-    examples: training pictures; side: of the square pictures, in pixels; classes: any number, for the rule does not ask.
-    variant: "code" or "paper". at: where on the learning-rate curve to look, in per cent of the run.
+    examples: labelled training images; side: of the square images, in pixels. variant: "code" or "paper".
+    step: where on the learning-rate schedule to look. named: [name, images] of the data sets on the axis.
     """
 
     module = "hyperrule"
-    alt = "Learning rate over the steps of the BiT-HyperRule, as in the released code and as in the paper."
+    alt = "Learning rate against the step by the BiT-HyperRule: the released code warms up linearly, the paper does not."
     examples = t.Int(50_000).tag(sync=True)
     side = t.Int(32).tag(sync=True)
-    classes = t.Int(10).tag(sync=True)
     variant = t.Unicode("code").tag(sync=True)
-    at = t.Int(50).tag(sync=True)
+    step = t.Int(250).tag(sync=True)
+    named = t.List(NAMED).tag(sync=True)
     limits = t.Dict(
         {
-            "examples": [10, 20_000_000, 1, "log"],
-            "classes": [2, 20_000, 1, "log"],
-            "side": [16, 512, 16],
+            "examples": [10, 20_000_000, 1],
+            "side": [16, 512, 1],
             "variant": {"of": ["code", "paper"]},
-            "at": [0, 100, 1],
+            "step": [0, 19_999, 1],
         }
     ).tag(sync=True)
 
@@ -40,9 +49,13 @@ class Rule(Explorable):
         return cls()
 
     def picture(self) -> Figure:
-        curves = {}
-        for variant in ("code", "paper"):
+        figure = Figure(figsize=(6.4, 4), layout="constrained", facecolor="white")
+        panels = figure.subplots(2, 1, sharex=True, sharey=True)
+        for axes, variant, title in zip(panels, ("code", "paper"), ("Released code", "Paper")):
             rule = HyperRule(self.examples, (self.side, self.side), variant)
-            steps = range(1, rule.total_steps, rule.total_steps // 400)
-            curves[variant] = (list(steps), [rule.lr(step) for step in steps])
-        return plots.learning_curve(curves, "learning rate", log=True)
+            axes.plot([rule.lr(step) for step in range(rule.total_steps)], color=palette.LIGHT["accent"], linewidth=1.8)
+            axes.set_title(f"{title}: {self.examples:,} images", fontsize=10, loc="left")
+            axes.set_ylabel("Learning rate")
+            axes.spines[["top", "right"]].set_visible(False)
+        panels[-1].set_xlabel("Step")
+        return figure
