@@ -50,14 +50,18 @@ class Explorable(anywidget.AnyWidget):
         """The default state as a static figure."""
         raise NotImplementedError
 
+    def fallback(self) -> str:
+        """What is shown until the figure is alive: one element of the class bl-fallback."""
+        source = data_url(plots.png(self.picture()))
+        return f'<img class="bl-fallback" loading="lazy" alt="{html.escape(self.alt)}" src="{source}">'
+
     def static_html(self) -> str:
         """A div with the state as JSON and a picture: what the website's runtime turns into the live figure."""
         # "<" is escaped, so that no text in the state can end the script element.
         state = json.dumps(self.state(), sort_keys=True, separators=(",", ":")).replace("<", "\\u003c")
-        source = data_url(plots.png(self.picture()))
         return (
             f'<div class="bl-explorable" data-explorable="{self.module}"><script type="application/json">{state}</script>'
-            f'<img class="bl-fallback" loading="lazy" alt="{html.escape(self.alt)}" src="{source}"></div>'
+            f"{self.fallback()}</div>"
         )
 
     def _repr_mimebundle_(self, **kwargs):
