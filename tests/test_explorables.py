@@ -340,7 +340,7 @@ def test_every_figure_of_the_library_is_on_the_page():
         if isinstance(kind, type) and issubclass(kind, explore.Explorable) and kind is not explore.Explorable
     ]
     assert sorted(kind.module for kind in kinds) == sorted(names)
-    assert sorted(p.stem for p in explore.FOLDER.glob("*.mjs")) == sorted((*names, "kit"))
+    assert sorted(p.stem for p in explore.base.FOLDER.glob("*.mjs")) == sorted((*names, "kit"))
     for kind in kinds:
         assert set(kind().limits) <= set(kind.class_trait_names())
 

@@ -206,8 +206,8 @@ function drawnLine(question, change) {
         ...(seal || v === null ? [] : [words(x(i), at - 16, show(v), 0, width)]));
       point.style.display = seal && v === null ? "none" : "";
     });
-    seen.replaceChildren(...(seal ? result() : begun ? [] : [words((left + width - 8) / 2, y(middle) - 24,
-      "drag across to draw your line", 0, width, "bl-x-invitation")]));
+    seen.replaceChildren(...(seal ? result() : begun ? [] : [words(width - 8, 32, "drag across to draw your line", -1, width,
+      "bl-x-invitation")]));
     return bottom + 50;
   });
 
@@ -229,7 +229,7 @@ function drawnLine(question, change) {
         return [beside(i, answer[i], above, ""), ...(guess[i] === null ? [] : [beside(i, guess[i], !above, "bl-x-of-guess")])];
       }),
       words(width - 8, 32, `◆ ${name}`, -1, width),
-      ...(guess.includes(null) ? [] : [words(width - 8 - wide(`${name}  `), 32, "○ your guess", -1, width, "bl-x-of-guess")]),
+      ...(guess.includes(null) ? [] : [words(width - 8 - wide(`${name}     `), 32, "○ your guess", -1, width, "bl-x-of-guess")]),
     ];
   }
 
