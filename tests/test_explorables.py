@@ -459,13 +459,14 @@ def test_without_scripts_and_with_a_broken_one_the_picture_stays(visit, browser,
 
 
 def test_every_figure_of_the_library_is_on_the_page():
+    names = [*NAMES, "predict"]  # which asks in the notebooks, and has its tests in test_predict.py
     kinds = [
         kind
         for kind in vars(explore).values()
         if isinstance(kind, type) and issubclass(kind, explore.Explorable) and kind is not explore.Explorable
     ]
-    assert sorted(kind.module for kind in kinds) == sorted(NAMES)
-    assert sorted(p.stem for p in explore.base.FOLDER.glob("*.mjs")) == sorted((*NAMES, "kit"))
+    assert sorted(kind.module for kind in kinds) == sorted(names)
+    assert sorted(p.stem for p in explore.base.FOLDER.glob("*.mjs")) == sorted((*names, "kit"))
     for kind in kinds:
         assert set(kind().limits) <= set(kind.class_trait_names())
 

@@ -13,11 +13,17 @@ import urllib.request
 import pytest
 from browser import PATIENCE
 
+from bitlib.course.explore import Predict
+
 pytestmark = pytest.mark.site
+QUESTION = dict(answer=15.2, low=0, high=100, unit="%", spread=2.1, why="So few.")
+ASK = f"from bitlib.course.explore import Predict\np = Predict.number('How many?', **{QUESTION})\np"
 CELLS = [
     "from bitlib.course.explore import Softmax\nw = Softmax(logits=[2.0, 1.0, 0.0], student=[0.0] * 3, labels=list('abc'))\nw",
     "w.temperature = 5.0",
     "print('temperature', round(w.temperature, 3))",
+    ASK,
+    "print('guess', p.guess, p.revealed)",
 ]
 
 
@@ -33,6 +39,9 @@ def lab(tmp_path):
             for i, source in enumerate(CELLS)
         ],
     }
+    data = Predict.number("How many?", **QUESTION)._repr_mimebundle_()[0]
+    output = {"output_type": "execute_result", "data": data, "metadata": {}, "execution_count": 1}
+    notebook["cells"][CELLS.index(ASK)]["outputs"] = [output]
     (tmp_path / "play").mkdir()
     (tmp_path / "play" / "n.ipynb").write_text(json.dumps(notebook))
     with socket.socket() as s:
@@ -70,7 +79,9 @@ def lab(tmp_path):
         log.close()
 
 
-def test_traits_and_figure_follow_each_other(lab, browser):
+@pytest.fixture
+def opened(lab, browser):
+    """(page with the notebook in JupyterLab, its cells, run(number of a cell), errors of its scripts)"""
     address, token = lab
     context = browser.new_context(viewport={"width": 1280, "height": 1000})
     page, errors = context.new_page(), []
@@ -89,6 +100,12 @@ def test_traits_and_figure_follow_each_other(lab, browser):
 
     # A key that is pressed before the kernel is there is lost.
     page.locator(".jp-StatusBar-Widget, #jp-main-statusbar").get_by_text("Idle").first.wait_for()
+    yield page, cells, run, errors
+    context.close()
+
+
+def test_traits_and_figure_follow_each_other(opened):
+    page, _, run, errors = opened
     run(0)
     shown = page.locator(".bl-x-softmax")
     shown.wait_for()
@@ -106,4 +123,26 @@ def test_traits_and_figure_follow_each_other(lab, browser):
     run(2)
     page.locator(".jp-OutputArea-output", has_text="temperature 20.0").wait_for()
     assert errors == []
-    context.close()
+
+
+def test_predict(opened):
+    page, cells, run, errors = opened
+    # Stored output, which JupyterLab does not trust yet: the question, and an answer that waits to be opened.
+    stored = cells.nth(3).locator(".jp-OutputArea-output")
+    assert "How many?" in stored.inner_text() and "15.2" not in stored.inner_text()
+    stored.locator("summary", has_text="Show what was measured").click()
+    assert "15.2 ± 2.1 %. So few." in stored.inner_text()
+
+    run(3)
+    shown = page.locator(".bl-x-predict")
+    shown.wait_for()
+    assert "15.2" not in cells.nth(3).locator(".jp-OutputArea").inner_text()
+    shown.get_by_role("slider").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Shift+ArrowRight")
+    shown.get_by_role("button", name="Show what was measured").press("Enter")
+    shown.get_by_text("Your guess of 61 % is too high by 45.8 percentage points.").wait_for()
+    assert shown.get_by_text("Measured: 15.2 ± 2.1 %.").is_visible()
+    run(4)
+    page.locator(".jp-OutputArea-output", has_text="guess 61 True").wait_for()
+    assert errors == []

@@ -33,6 +33,7 @@
       const value = given.has(`${id}.${name}`) ? parse(given.get(`${id}.${name}`)) : undefined;
       if (value !== undefined && allowed(value, range)) model.state[name] = value;
     }
+    if (!Object.keys(limits).length) return; // nothing to link to
     let timer;
     model.onSave = () => {
       clearTimeout(timer); // browsers refuse an address that changes too often

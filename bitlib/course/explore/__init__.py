@@ -8,8 +8,9 @@ from .base import Explorable
 from .hyperrule import Rule
 from .mixup import MixUp
 from .norms import Norms
+from .predict import Predict
 from .softmax import Softmax
 from .standardize import Standardize
 from .transfermap import TransferMap
 
-__all__ = ["Explorable", "MixUp", "Norms", "Rule", "Softmax", "Standardize", "TransferMap"]
+__all__ = ["Explorable", "MixUp", "Norms", "Predict", "Rule", "Softmax", "Standardize", "TransferMap"]

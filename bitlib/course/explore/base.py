@@ -49,17 +49,20 @@ class Explorable(anywidget.AnyWidget):
         """The default state as a static figure."""
         raise NotImplementedError
 
+    def fallback(self) -> str:
+        """What is shown until the figure is alive: one element of the class bl-fallback."""
+        picture = self.picture()
+        if isinstance(picture, Figure):
+            picture = figure_as_png(picture)
+        return f'<div class="bl-fallback">{picture.caption("", alt=self.alt).html()}</div>'
+
     def static_html(self) -> str:
         """A div with the state as JSON and a picture: what the website's runtime turns into the live figure."""
         # "<" is escaped, so that no text in the state can end the script element.
         state = json.dumps(self.state(), sort_keys=True, separators=(",", ":")).replace("<", "\\u003c")
-        picture = self.picture()
-        if isinstance(picture, Figure):
-            picture = figure_as_png(picture)
-        shown = picture.caption("", alt=self.alt).html()
         return (
             f'<div class="bl-explorable" data-explorable="{self.module}"><script type="application/json">{state}</script>'
-            f'<div class="bl-fallback">{shown}</div></div>'
+            f"{self.fallback()}</div>"
         )
 
     def _repr_mimebundle_(self, **kwargs):
