@@ -40,12 +40,14 @@ function name({ op, kernel }) {
 function reason(steps, s) {
   const { op, shape, kernel, stride, groups } = steps[s], [channels] = shape, before = s && steps[s - 1].shape[0];
   switch (op) {
-    case "input": return "The residual stream: all that earlier blocks have added up, which no norm has touched on its way.";
+    case "input": return "The residual stream: what the blocks before have added up, not normalised.";
     case "norm": return `${groups} groups of ${channels / groups} channels, each normalised within this one image: `
       + "the size of the batch does not matter.";
-    case "relu": return s === 2
-      ? "The only nonlinearity, here before the convolution (“pre-activation”), so that none stands on the way of the shortcut."
-      : "Without a nonlinearity between them, two convolutions would be no more than one.";
+    case "relu":
+      if (s === 2) return steps[SHORTCUT].kernel
+        ? "It comes before the convolution (“pre-activation”); the branch and the projection both start from here."
+        : "It comes before the convolution (“pre-activation”), so that neither norm nor ReLU stands in the way of the shortcut.";
+      return "Without a nonlinearity between them, two convolutions would be no more than one.";
     case "shortcut": return kernel
       ? `The output has another shape, so a ${kernel}×${kernel} convolution with stride ${stride} reshapes the `
         + "pre-activated input; it has no norm of its own."
