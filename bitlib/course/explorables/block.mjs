@@ -46,7 +46,7 @@ function reason(steps, s) {
     case "relu":
       if (s === 2) return steps[SHORTCUT].kernel
         ? "It comes before the convolution (“pre-activation”); the branch and the projection both start from here."
-        : "It comes before the convolution (“pre-activation”), so that neither norm nor ReLU stands in the way of the shortcut.";
+        : "It comes before the convolution (“pre-activation”), so that neither norm nor ReLU is on the shortcut.";
       return "Without a nonlinearity between them, two convolutions would be no more than one.";
     case "shortcut": return kernel
       ? `The output has another shape, so a ${kernel}×${kernel} convolution with stride ${stride} reshapes the `
@@ -231,7 +231,8 @@ function render({ model, el }) {
     const branch = of[BRANCH][model.get("channel")][at], values = three.map((v) => v[at]);
     const factors = `${a.toFixed(2)} × ${branch < 0 ? `(${signed(branch)})` : signed(branch)}`;
     marks.replaceChildren(...values.flatMap((v, i) => [
-      node("svg:rect", { class: "bl-block-pixel", x: left(i) + column * cell, y: above + row * cell, width: cell, height: cell }),
+      node("svg:rect", { class: "bl-block-pixel", x: left(i) + column * cell, y: above + row * cell,
+        width: cell, height: cell }),
       words(left(i) + side / 2, above + side + 20, i === 1 && side > 100 ? factors : signed(v),
         { class: "bl-block-value", "data-value": v })]));
     pixels.setAttribute("aria-valuenow", at);
