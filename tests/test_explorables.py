@@ -16,7 +16,7 @@ from bitlib.norm import standardize_weight
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = "book/figures"
-NAMES = ("softmax", "norms", "standardize", "mixup", "hyperrule", "transfermap")
+NAMES = ("softmax", "norms", "standardize", "mixup", "hyperrule", "transfermap", "block", "neighbors")
 RECORDS = ("cifar10", "cifar10_scales", "transfer_map", "digits", "freezing", "pretrain_photos-S")
 pytestmark = pytest.mark.site
 
@@ -480,3 +480,220 @@ def test_static_html_cannot_be_broken_out_of():
     evil = explore.Softmax(logits=[0.0, 1.0], student=[0.0, 0.0], labels=["</script><b>", "x"]).static_html()
     assert "</script><b>" not in evil and evil.count("</script>") == 1
     assert explore.Rule.example().static_html() == explore.Rule.example().static_html()
+
+
+def block_maps() -> list[list[torch.Tensor]]:
+    """All channels after each step of the two units that the figure shows, and last the output, by bitlib's own modules."""
+    from sklearn.datasets import load_sample_image
+
+    from bitlib.data import resize, to_input
+
+    image = torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1)
+    left = (image.shape[2] - image.shape[1]) // 2
+    x = to_input(resize(image[None, :, :, left : left + image.shape[1]], 48)).double()
+    model, found = bitlib.create_model("photos-L", pretrained=True).eval().double(), []
+    with torch.no_grad():
+        x = model.stage1(model.root(x))
+        for unit in model.stage2:
+            maps, y = [x], x
+            for part in (unit.a, unit.b, unit.c):
+                maps += [part.norm(y), part.norm(y).relu(), y := part(y)]
+            maps += [x if unit.a.proj is None else unit.a.proj(maps[2]), x := unit(x)]
+            found.append([m[0] for m in maps])
+    return found
+
+
+def test_block(visit):
+    page = visit(PAGE)
+    shown = figure(page, "block")
+    truth = block_maps()
+    computed = shown.evaluate("""async (figure) => {
+        const module = await import(URL.createObjectURL(new Blob([BL_KIT, BL_MODULES.block], {type: "text/javascript"})));
+        return [0, 1].map((b) => module.maps(figure.model.get("blocks"), b).map((maps) => maps.map((v) => [...v])));
+    }""")
+    units = bitlib.create_model("photos-L", pretrained=True).stage2
+    for unit, block, seen, wanted in zip(units, state(shown)["blocks"], computed, truth):
+        for step, maps, whole in zip(block["steps"], seen, wanted, strict=False):
+            assert list(whole.shape) == step["shape"]
+            close(torch.tensor(maps, dtype=torch.float64), whole[step["channels"]].flatten(1))
+        assert sum(step["parameters"] for step in block["steps"]) == sum(p.numel() for p in unit.parameters())
+        total = torch.tensor(seen[9], dtype=torch.float64) + torch.tensor(seen[10], dtype=torch.float64)
+        close(total, wanted[11][block["steps"][9]["channels"]].flatten(1))
+
+    def check():
+        now = state(shown)
+        steps, maps, a = now["blocks"][now["block"]]["steps"], truth[now["block"]], now["branch"]
+        for s in range(11):
+            close(numbers(shown, f"[data-step='{s}'] canvas", "mean"), maps[s][steps[s]["channels"]].mean((1, 2)))
+        branch, shortcut = (maps[s][steps[s]["channels"]] for s in (9, 10))
+        close(numbers(shown, ".bl-block-pick canvas", "mean"), (shortcut + a * branch).mean((1, 2)))
+        left, middle = (m[now["channel"], now["row"], now["column"]] for m in (shortcut, branch))
+        close(numbers(shown, ".bl-block-value", "value"), torch.stack([left, a * middle, left + a * middle]))
+        close(numbers(shown, ".bl-x-answer", "ratio")[0], a * branch.square().mean().sqrt() / shortcut.square().mean().sqrt())
+        # The drawn output: what is positive is drawn without colour, what is negative in orange, where it is not too faint.
+        drawn = torch.tensor(
+            shown.locator(".bl-block-pick canvas")
+            .nth(0)
+            .evaluate("c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]")
+        ).view(12, 12, 4)
+        output = (shortcut + a * branch)[0]
+        strong = output.abs() > 0.2 * (shortcut + branch).abs().max()
+        assert strong.sum() > 5 and ((drawn[..., 0] - drawn[..., 2] > 20) == (output < 0))[strong].all()
+        return now
+
+    assert check()["branch"] == 1
+    knob = shown.get_by_role("slider", name="Scale a of the branch")
+    knob.scroll_into_view_if_needed()
+    track = shown.locator(".bl-block-track").bounding_box()
+    page.mouse.move(track["x"] + track["width"], track["y"] + track["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(track["x"] + 0.3 * track["width"], track["y"] + 5, steps=5)
+    page.mouse.up()
+    assert check()["branch"] == pytest.approx(0.3, abs=0.02)
+    knob.press("ArrowRight")
+    assert check()["branch"] == pytest.approx(0.35, abs=0.02)
+    knob.press("Home")
+    assert check()["branch"] == 0 and "the reshaped input" in shown.locator(".bl-x-answer").inner_text()
+    knob.press("End")
+    # A pixel and a channel of the sum.
+    image = shown.locator(".bl-block-sum image").nth(2).bounding_box()
+    page.mouse.click(image["x"] + image["width"] * 2.5 / 12, image["y"] + image["height"] * 10.5 / 12)
+    assert [check()[k] for k in ("row", "column")] == [10, 2]
+    shown.get_by_role("slider", name="Pixel").press("ArrowUp")
+    assert [check()[k] for k in ("row", "column")] == [9, 2]
+    shown.locator(".bl-block-pick").nth(3).click()
+    assert check()["channel"] == 3
+    # Steps: their shapes and numbers of parameters.
+    shown.locator("[data-step='10']").click()
+    assert "18,432" in shown.locator(".bl-block-detail").inner_text() and state(shown)["step"] == 10
+    page.keyboard.press("ArrowUp")
+    assert "9,216" in shown.locator(".bl-block-detail").inner_text() and state(shown)["step"] == 9
+    shown.locator("input[type=radio]").nth(1).check()
+    assert check()["block"] == 1
+    shown.locator("[data-step='10']").press("Enter")
+    assert "none" in shown.locator(".bl-block-detail").inner_text()
+    assert page.problems == []
+    linked = visit(f"{PAGE}?block.block=1&block.branch=0&block.step=3&block.channel=2#figure-block", width=375)
+    shown = figure(linked, "block")
+    assert [check()[k] for k in ("block", "branch", "step", "channel")] == [1, 0, 3, 2]
+    assert "its input unchanged" in shown.locator(".bl-x-answer").inner_text()
+    # On a phone the explanation stands below its step.
+    assert shown.evaluate("f => f.querySelector('[data-step=\"3\"]').nextElementSibling.className") == "bl-block-detail"
+    assert linked.problems == []
+
+
+def test_block_follows_the_theme(visit):
+    page = visit(PAGE)
+    shown = figure(page, "block")
+    corner = (
+        "c => [...c.getContext('2d').getImageData(0, 0, 12, 12).data].filter((v, i) => i % 4 < 3).reduce((a, b) => a + b) / 432"
+    )
+    canvas = shown.locator(".bl-block-pick canvas").nth(0)
+    assert canvas.evaluate(corner) > 150  # most values are near zero, which is the colour of the ground
+    page.emulate_media(color_scheme="dark")
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    page.wait_for_function("() => true")
+    assert canvas.evaluate(corner) < 100
+
+
+def test_neighbors(visit):
+    from bitlib.course.explore.neighbors import letters
+    from bitlib.data import to_input
+
+    page = visit(PAGE)
+    shown = figure(page, "neighbors")
+    images, names = letters()
+    x, stages = to_input(images).double(), ["pixels", "stage1", "stage2", "stage3", "stage4"]
+    own = torch.arange(200) // 10
+    wanted = {}
+    for name in ("glyphs-L", "photos-L"):
+        with torch.no_grad():
+            features = {"pixels": x, **bitlib.create_model(name, pretrained=True).eval().double().stage_features(x)}
+        for stage in stages:
+            f = features[stage].flatten(1) if stage == "pixels" else features[stage].mean((2, 3))
+            likeness = F.cosine_similarity(f[:, None], f[None], dim=2)
+            order = likeness.argsort(1, descending=True)
+            wanted[name, stage] = torch.stack([row[row != i][:6] for i, row in enumerate(order)])
+    assert state(shown)["classes"] == names and state(shown)["stages"] == stages
+
+    def check():
+        now = state(shown)
+        for stage in stages:
+            row = f".bl-near-row[data-stage={stage}] .bl-near-thumb"
+            near = wanted[now["network"], stage][now["query"]]
+            assert numbers(shown, row, "image").tolist() == near.tolist()
+            framed = shown.locator(row).evaluate_all("all => all.map(e => e.classList.contains('bl-near-same'))")
+            assert framed == (own[near] == own[now["query"]]).tolist()
+        near = wanted[now["network"], now["stage"]]
+        marked = numbers(shown, ".bl-near-map rect", "image").long().tolist()
+        assert marked == [*near[now["query"]].tolist(), now["query"]]
+        close(numbers(shown, ".bl-x-answer", "share")[0], (own[near] == own[:, None]).double().mean())
+        return now
+
+    # The lists of all images, and the chart.
+    for name in ("glyphs-L", "photos-L"):
+        lists = shown.evaluate(
+            "(f, n) => f.model.get('nearest')[n].map((row) => [...atob(row)].map((c) => c.charCodeAt(0)))", name
+        )
+        for stage, seen in zip(stages, lists):
+            assert torch.tensor(seen).view(200, 6).equal(wanted[name, stage])
+        shares = torch.stack([(own[wanted[name, stage]] == own[:, None]).double().mean() for stage in stages])
+        close(numbers(shown, f"circle[data-network={name}]", "share"), shares)
+    now = check()
+    same = [(own[wanted["glyphs-L", stage][now["query"]]] == own[now["query"]]).sum().item() for stage in stages]
+    assert same[0] == 0 and same[-1] == 6  # the point of the figure
+    labels = " ".join(shown.locator(".bl-x-label").all_text_contents())
+    assert "same letter, all 200 images (%)" in labels and "features after stage" in labels
+
+    shown.locator(".bl-near-row[data-stage=pixels] .bl-near-thumb").nth(1).click()
+    assert check()["query"] == wanted["glyphs-L", "pixels"][now["query"], 1] and state(shown)["stage"] == "pixels"
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    before = state(shown)["query"]
+    page.keyboard.press("Enter")
+    assert check()["query"] == wanted["glyphs-L", "stage1"][before, 2] and state(shown)["stage"] == "stage1"
+    grid = shown.locator(".bl-near-map")
+    grid.scroll_into_view_if_needed()
+    box = grid.bounding_box()
+    cell = box["width"] / 20
+    page.mouse.move(box["x"] + 3.5 * cell, box["y"] + 2.5 * cell)
+    page.mouse.down()
+    assert check()["query"] == 32
+    page.mouse.move(box["x"] + 5.5 * cell, box["y"] + 4.5 * cell, steps=4)
+    page.mouse.up()
+    assert check()["query"] == 54
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowUp")
+    assert check()["query"] == 43
+    page.keyboard.press("End")
+    assert check()["query"] == 199
+    shown.get_by_label("photographs").check()
+    shown.get_by_role("button", name="stage 3", exact=True).click()
+    assert check()["network"] == "photos-L" and state(shown)["stage"] == "stage3"
+    linked = visit(f"{PAGE}?neighbors.query=120&neighbors.network=photos-L&neighbors.stage=stage2#figure-neighbors")
+    shown = figure(linked, "neighbors")
+    assert [check()[k] for k in ("query", "network", "stage")] == [120, "photos-L", "stage2"]
+    assert page.problems == linked.problems == []
+
+
+def test_neighbors_need_classes_of_one_size():
+    with pytest.raises(ValueError, match="the same number of each class"):
+        explore.Neighbors.of(torch.zeros(7, 3, 4, 4, dtype=torch.uint8), ["a", "b"], {})
+
+
+@pytest.mark.parametrize("width", [320, 375, 1280])
+def test_block_and_neighbors_fit_and_can_be_read(visit, width):
+    page = visit(PAGE, width=width)
+    for name in ("block", "neighbors"):
+        shown = figure(page, name)
+        assert shown.evaluate("e => e.scrollWidth - e.clientWidth") <= 1
+        small = shown.evaluate("""f => [...f.querySelectorAll('text, p, small, span, dd, dt, button, label')].filter((e) =>
+            e.textContent.trim() && parseFloat(getComputedStyle(e).fontSize) < 12).map((e) => e.textContent)""")
+        assert small == []
+        # No text of an SVG reaches out of the figure.
+        out = shown.evaluate("""f => {
+            const box = f.getBoundingClientRect(), rect = (e) => e.getBoundingClientRect();
+            const outside = (e) => rect(e).left < box.left || rect(e).right > box.right;
+            return [...f.querySelectorAll('svg text')].filter(outside).map((e) => e.textContent);
+        }""")
+        assert out == []

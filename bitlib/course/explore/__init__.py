@@ -5,12 +5,25 @@ The figure itself is one ES module under `explorables/`. Needs ipywidgets and an
 """
 
 from .base import Explorable
+from .block import Block
 from .hyperrule import Rule
 from .mixup import MixUp
+from .neighbors import Neighbors
 from .norms import Norms
 from .predict import Predict
 from .softmax import Softmax
 from .standardize import Standardize
 from .transfermap import TransferMap
 
-__all__ = ["Explorable", "MixUp", "Norms", "Predict", "Rule", "Softmax", "Standardize", "TransferMap"]
+__all__ = [
+    "Block",
+    "Explorable",
+    "MixUp",
+    "Neighbors",
+    "Norms",
+    "Predict",
+    "Rule",
+    "Softmax",
+    "Standardize",
+    "TransferMap",
+]
