@@ -105,6 +105,11 @@ def pull(page, handle, x: float, y: float | None = None, steps: int = 6) -> None
     page.mouse.up()
 
 
+def cell_of(shown) -> str:
+    """The cell that is framed in the figure of the norms, as a screen reader says it."""
+    return shown.get_by_role("slider", name="Batch norm: the chosen cell").get_attribute("aria-valuetext")
+
+
 def test_norms(visit):
     from bitlib.data import resize, to_input
     from bitlib.norm import make_norm
@@ -168,11 +173,24 @@ def test_norms(visit):
     assert state(shown)["batch"] == 32
     page.keyboard.press("Home")
     assert state(shown)["batch"] == 1 and check()["bn"] < 1e-9
-    assert "shares with itself" in shown.locator(".bl-x-panel.bl-x-bn").inner_text()
-    assert "has become instance norm" in shown.locator(".bl-x-answer").inner_text()
+    assert "over itself alone" in shown.locator(".bl-x-panel.bl-x-bn").inner_text()
+    assert "shares with itself: batch norm has become instance norm" in shown.locator(".bl-x-answer").inner_text()
     for _ in range(2):
         page.keyboard.press("ArrowRight")
     assert state(shown)["batch"] == 4
+
+    # The row of images: a click on one watches it, a click on the scale sets the batch.
+    row = shown.locator("svg.bl-x-batch")
+    box = row.bounding_box()
+    row.click(position={"x": (box["width"] - 14) * 3 / 7 * 0.85, "y": 20})
+    assert cell_of(shown) == "image 4 of 4, channel 4"
+    row.click(position={"x": (box["width"] - 14) * 6 / 7, "y": 64})
+    assert state(shown)["batch"] == 32
+    row.click(position={"x": (box["width"] - 14) * 6 / 7 * 0.1, "y": 40})  # the lower of two lines
+    assert cell_of(shown) == "image 18 of 32, channel 4"
+    check()
+    row.click(position={"x": (box["width"] - 14) * 3 / 7, "y": 64})
+    assert state(shown)["batch"] == 4 and cell_of(shown) == "image 1 of 4, channel 4"
 
     # A cell: by pointing, which only shows; by clicking; by keys.
     cell = shown.get_by_role("slider", name="Group norm: the chosen cell")
@@ -186,15 +204,15 @@ def test_norms(visit):
     assert panels["gn"].get_attribute("data-channels") == "2 3"
     page.mouse.click(third, seventh)
     chosen = state(shown)
-    assert chosen["channel"] == 6 and chosen["image"] != 0
-    assert cell.get_attribute("aria-valuetext") == "image 3 of 4, channel 7"
+    assert chosen["channel"] == 6 and chosen["image"] != before["image"]
+    assert cell_of(shown) == "image 3 of 4, channel 7"
     page.mouse.move(0, 0)
     check()
     page.keyboard.press("ArrowUp")
     page.keyboard.press("ArrowLeft")
-    assert cell.get_attribute("aria-valuetext") == "image 2 of 4, channel 6" and state(shown)["channel"] == 5
+    assert cell_of(shown) == "image 2 of 4, channel 6" and state(shown)["channel"] == 5
     page.keyboard.press("Home")
-    assert (state(shown)["image"], state(shown)["channel"]) == (0, 0)
+    assert cell_of(shown) == "image 1 of 4, channel 1" and state(shown)["channel"] == 0
 
     keys(page, shown, "groups", "ArrowLeft")
     shown.locator('input[data-trait="groups"][value="2"]').check()

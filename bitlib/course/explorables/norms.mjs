@@ -14,12 +14,9 @@ export function halves(text) {
 
 // `count` of the images other than `watched`, drawn by the seed. The first of many are those of a smaller count.
 export function companions(total, count, seed, watched) {
-  const next = random(seed), rest = Array.from({ length: total - 1 }, (_, i) => i + (i >= watched));
-  for (let i = 0; i < count; i++) {
-    const j = i + Math.floor(next() * (rest.length - i));
-    [rest[i], rest[j]] = [rest[j], rest[i]];
-  }
-  return rest.slice(0, count);
+  const next = random(seed), drawn = new Set();
+  while (drawn.size < count) drawn.add(Math.floor(next() * (total - 1)));
+  return Array.from(drawn, (n) => (n < watched ? n : n + 1));
 }
 
 // The channels that share statistics with a channel, and the images that do with the first of `images`.
@@ -80,6 +77,7 @@ function render({ model, el }) {
   // --- the batch, with a handle at its edge ---
   const row = node("svg:svg", { class: "bl-x-batch" }), images = node("svg:g");
   const edge = (batch, width) => (width - 14) * (Math.log2(batch) + 1) / (Math.log2(most) + 1);
+  const lines = () => (now.batch > 16 ? 2 : 1);
   let rowWidth = 340, tall = 50, rowDrawn = "";
   const resize = (x) => {
     const off = (batch) => Math.abs(edge(batch, rowWidth) - x);
@@ -94,15 +92,17 @@ function render({ model, el }) {
   const drawRow = fitted(row, (width) => {
     rowWidth = width;
     tall = width < 450 ? 32 : 50;
-    const right = edge(now.batch, width), cell = (right - 8) / now.batch;
-    const side = Math.min(tall - 6, cell - 1.5), top = (tall - side) / 2, x = (i) => 2 + (i + 0.5) * cell - side / 2;
+    const right = edge(now.batch, width), rows = lines(), columns = now.batch / rows, cell = (right - 8) / columns;
+    const side = Math.min((tall - 4) / rows - 1.5, cell - 1.5), x = (i) => 2 + (i % columns + 0.5) * cell - side / 2;
+    const y = (i) => 2 + (Math.floor(i / columns) + 0.5) * (tall - 4) / rows - side / 2;
     const key = `${width} ${now.shown} ${now.column}`; // most changes leave the batch as it is
     if (key === rowDrawn) return tall + 40;
     rowDrawn = key;
     images.replaceChildren(
       node("svg:rect", { x: 0.5, y: 0.5, width: right, height: tall - 1, rx: 4, class: "bl-x-box" }),
-      ...now.shown.map((n, i) => thumbnail(n, x(i), top, side)),
-      node("svg:rect", { x: x(now.column) - 1, y: top - 1, width: side + 2, height: side + 2, class: "bl-x-watched" }),
+      ...now.shown.map((n, i) => thumbnail(n, x(i), y(i), side)),
+      node("svg:rect", { x: x(now.column) - 1, y: y(now.column) - 1, width: side + 2, height: side + 2,
+        class: "bl-x-watched" }),
       ...sizes.map((b) => node("svg:text", { x: edge(b, width), y: tall + 16, "text-anchor": "middle",
         class: b === now.batch ? "bl-x-now" : "bl-x-label" }, b)),
       xLabel(width / 2, tall + 34, "images in the batch: drag its edge"));
@@ -115,9 +115,9 @@ function render({ model, el }) {
   row.addEventListener("click", (event) => {
     if (handle.contains(event.target)) return;
     const { x, y } = new DOMPoint(event.clientX, event.clientY).matrixTransform(row.getScreenCTM().inverse());
-    const column = Math.floor(x / (edge(now.batch, rowWidth) - 8) * now.batch);
+    const columns = now.batch / lines(), column = Math.max(0, Math.floor(x / (edge(now.batch, rowWidth) - 8) * columns));
     if (y > tall) resize(x);
-    else if (column < now.batch) choose(Math.max(0, column), now.channel);
+    else if (column < columns) choose(column + (y > tall / lines() ? columns : 0), now.channel);
   });
 
   // --- a norm: the cells that share a mean, and the watched cell among other companions ---
@@ -187,9 +187,8 @@ function render({ model, el }) {
       move(cover, { x: left, y: top, width: cell * batch, height: CHANNELS * height, "aria-valuemax": batch * CHANNELS,
         "aria-valuenow": now.column * CHANNELS + now.channel + 1,
         "aria-valuetext": `image ${now.column + 1} of ${batch}, channel ${now.channel + 1}` });
-      const alone = shared.images.length * shared.channels.length === 1;
-      shares.textContent = alone && kind !== "in" ? "shares with itself alone"
-        : `${many(shared.images.length, "image")}, ${many(shared.channels.length, "channel")}`;
+      const count = shared.images.length * shared.channels.length;
+      shares.textContent = count > 1 ? `over ${count} cells` : "over itself alone";
     }
     const draw = fitted(svg, (w) => {
       width = w;

@@ -7,7 +7,7 @@ export function standardize(w) {
   return w.map((v) => (v - m) / Math.sqrt(variance + EPS));
 }
 
-// One channel of a convolution that keeps the size, zeros beyond the border. x: [3, side, side], w: [3, k, k], both flat, k odd.
+// One channel of a convolution that keeps the size, zeros outside. x: [3, side, side], w: [3, k, k], k odd, both flat.
 export function convolve(x, side, w) {
   const k = Math.round(Math.sqrt(w.length / 3)), reach = (k - 1) / 2, out = new Float64Array(side * side);
   w.forEach((weight, at) => {
@@ -115,7 +115,7 @@ function render({ model, el }) {
     if (of !== get("filter")) {
       of = get("filter");
       trained = convolve(x, side, standardize(filters[of]));
-      limit = Float64Array.from(trained, Math.abs).sort()[Math.floor(0.98 * plane)];
+      limit = trained.map(Math.abs).sort()[Math.floor(0.98 * plane)];
       thumbs.forEach((t, i) => t.setAttribute("aria-pressed", i === of));
     }
     const raw = filters[of].map((v) => v * get("scale") + get("shift"));
