@@ -71,7 +71,7 @@ class Standardize(Explorable):
         limit = right.abs().quantile(0.98).item()
         shown = {"image": image.permute(1, 2, 0), "stored weights": left, "standardised weights": right}
         for axes, (title, content) in zip(figure.subplots(1, 3), shown.items()):
-            axes.imshow(content, cmap="gray", vmin=-limit, vmax=limit)
+            axes.imshow(content, cmap="gray", vmin=-limit, vmax=limit, interpolation="nearest")
             axes.set_title(title, fontsize=10)
             axes.axis("off")
         return figure
