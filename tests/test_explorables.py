@@ -91,65 +91,228 @@ def test_softmax(visit):
     assert page.problems == []
 
 
+def pull(page, handle, x: float, y: float | None = None, steps: int = 6) -> None:
+    """Drag something in a picture with the mouse, to a place in its SVG's own units."""
+    handle.scroll_into_view_if_needed()
+    to_screen = (
+        "([e, x, y]) => { const p = new DOMPoint(x, y).matrixTransform(e.ownerSVGElement.getScreenCTM()); return [p.x, p.y]; }"
+    )
+    box = handle.bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    to = page.evaluate(to_screen, [handle.element_handle(), x, y or 0])
+    page.mouse.move(*middle)
+    page.mouse.down()
+    page.mouse.move(to[0], middle[1] if y is None else to[1], steps=steps)
+    page.mouse.up()
+
+
+def cell_of(shown) -> str:
+    """The cell that is framed in the figure of the norms, as a screen reader says it."""
+    return shown.get_by_role("slider", name="Batch norm: the chosen cell").get_attribute("aria-valuetext")
+
+
 def test_norms(visit):
     from bitlib.data import resize, to_input
+    from bitlib.norm import make_norm
 
     page = visit(PAGE)
     shown = figure(page, "norms")
-    model = bitlib.create_model("glyphs-L", pretrained=True).eval()
+    means, deviations = explore.Norms(**state(shown)).statistics()
+    model, images = bitlib.create_model("glyphs-L", pretrained=True).eval(), bitlib.load_task("digits").train.images
     with torch.no_grad():
-        x = model.stage_features(to_input(resize(bitlib.load_task("digits").val.images[:64], 32)))["stage4"][:, ::64].double()
+        real = model.stage_features(to_input(resize(images[:64], 32)))["stage4"][:, ::64].double()
+    torch.testing.assert_close(means[:64], real.mean((2, 3)), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(deviations[:64], real.var((2, 3), correction=0).sqrt(), rtol=1e-3, atol=1e-4)
+    assert len(means) == 512  # so many that subsets of 64 differ
+    # Two pixels with the mean and the deviation that the figure holds.
+    x = torch.stack([means - deviations, means + deviations], -1)[:, :, None]
+    panels = dict(zip(("bn", "ln", "in", "gn"), shown.locator("svg.bl-x-norm").all()))
 
-    def check() -> float:
-        now, channel = state(shown), 1
-        dots, seen = ".bl-x-strip .bl-x-dot", numbers(shown, ".bl-x-strip .bl-x-dot", "value")
-        for pictures, value in zip(shown.locator(dots).evaluate_all("all => all.map(e => e.dataset.pictures)"), seen):
-            part = x[[int(i) for i in pictures.split()]]
-            assert len(part) == now["batch"] and pictures.split()[0] == "0" and len(set(pictures.split())) == len(part)
-            normed = {
-                "bn": lambda v: F.batch_norm(v, None, None, training=True),
-                "ln": lambda v: F.group_norm(v, 1),
-                "in": lambda v: F.group_norm(v, 8),
-                "gn": lambda v: F.group_norm(v, now["groups"]),
-            }[now["kind"]](part)
-            close(value, normed[0, channel].mean())
-        spread = numbers(shown, ".bl-x-answer", "spread")[0]
-        close(spread, seen.std(correction=0))
-        return spread.item()
+    def norms() -> dict:
+        return {
+            "bn": make_norm("bn", 8, 1).double().train(),
+            "ln": lambda v: F.layer_norm(v, v.shape[1:]),
+            "in": F.instance_norm,
+            "gn": make_norm("gn", 8, state(shown)["groups"]).double(),
+        }
 
-    few = check()
-    drag(page, shown, "batch", 0.7)
-    many = check()
-    assert 0 < many < few / 2  # the point of the figure
-    for kind in ("ln", "in", "gn"):
-        shown.locator(f'input[value="{kind}"]').check()
-        assert check() < 1e-12
-    keys(page, shown, "groups", "ArrowLeft")
-    assert state(shown)["groups"] == 2 and check() < 1e-12
-    shown.locator('input[value="bn"]').check()
-    before = numbers(shown, ".bl-x-dot", "value")
-    shown.get_by_role("button").press("Enter")
-    assert not torch.equal(before, numbers(shown, ".bl-x-dot", "value"))
+    def check() -> dict[str, float]:
+        now, spreads = state(shown), {}
+        for kind, norm in norms().items():
+            values, draws = numbers(panels[kind], ".bl-x-value", "value"), panels[kind].locator(".bl-x-value")
+            assert len(values) == 40
+            for draw, value in zip(draws.evaluate_all("all => all.map(e => e.dataset.images)"), values):
+                part = [int(i) for i in draw.split()]
+                assert len(part) == len(set(part)) == now["batch"] and part[0] == now["image"]
+                close(value, norm(x[part]).detach()[0, now["channel"]].mean())
+            # The coloured cells are those that the framed activation depends on.
+            part = [int(i) for i in draws.first.get_attribute("data-images").split()]
+            batch = x[part].requires_grad_()
+            felt = torch.autograd.grad(norm(batch)[0, now["channel"], 0, 0], batch)[0].abs().amax((2, 3)) > 0
+            coloured = torch.zeros_like(felt)
+            data = panels[kind].evaluate("e => ({...e.dataset})")
+            for image, channel in itertools.product(data["images"].split(), data["channels"].split()):
+                coloured[part.index(int(image)), int(channel)] = True
+            assert torch.equal(coloured, felt), kind
+            spreads[kind] = float(data["spread"])
+            assert spreads[kind] == pytest.approx(values.std(correction=0).item(), abs=1e-9)
+            axes = panels[kind].locator(".bl-x-label").all_text_contents()
+            assert [a.strip(" ↓→") for a in axes] == ["channel", "image", "normalised", "random subset"]
+        assert max(spreads[kind] for kind in ("ln", "in", "gn")) < 1e-9
+        return spreads
+
+    eight = check()["bn"]
+    assert state(shown)["batch"] == 8 and eight > 0.2  # the point of the figure
+
+    # The edge of the batch: by mouse to the right end, by keys from there.
+    edge = shown.get_by_role("slider", name="Images in the batch")
+    pull(page, edge, 2000)
+    assert state(shown)["batch"] == 64 and edge.get_attribute("aria-valuenow") == "64"
+    assert 0.02 < check()["bn"] < eight / 2
+    assert edge.evaluate("e => e === document.activeElement")
+    page.keyboard.press("ArrowLeft")
+    assert state(shown)["batch"] == 32
+    page.keyboard.press("Home")
+    assert state(shown)["batch"] == 1 and check()["bn"] < 1e-9
+    assert "over itself alone" in shown.locator(".bl-x-panel.bl-x-bn").inner_text()
+    assert "shares with itself: batch norm has become instance norm" in shown.locator(".bl-x-answer").inner_text()
+    for _ in range(2):
+        page.keyboard.press("ArrowRight")
+    assert state(shown)["batch"] == 4
+
+    # The row of images: a click on one watches it, a click on the scale sets the batch.
+    row = shown.locator("svg.bl-x-batch")
+    box = row.bounding_box()
+    row.click(position={"x": (box["width"] - 14) * 3 / 7 * 0.85, "y": 20})
+    assert cell_of(shown) == "image 4 of 4, channel 4"
+    row.click(position={"x": (box["width"] - 14) * 6 / 7, "y": 64})
+    assert state(shown)["batch"] == 32
+    row.click(position={"x": (box["width"] - 14) * 6 / 7 * 0.1, "y": 40})  # the lower of two lines
+    assert cell_of(shown) == "image 18 of 32, channel 4"
     check()
+    row.click(position={"x": (box["width"] - 14) * 3 / 7, "y": 64})
+    assert state(shown)["batch"] == 4 and cell_of(shown) == "image 1 of 4, channel 4"
+
+    # A cell: by pointing, which only shows; by clicking; by keys.
+    cell = shown.get_by_role("slider", name="Group norm: the chosen cell")
+    box = cell.bounding_box()
+    third, seventh = box["x"] + box["width"] * 2.5 / 4, box["y"] + box["height"] * 6.5 / 8
+    before, was = state(shown), panels["gn"].get_attribute("data-channels")
+    assert was == "2 3"
+    page.mouse.move(third, seventh)
+    assert panels["gn"].get_attribute("data-channels") == "6 7" and state(shown) == before
+    page.mouse.move(0, 0)
+    assert panels["gn"].get_attribute("data-channels") == "2 3"
+    page.mouse.click(third, seventh)
+    chosen = state(shown)
+    assert chosen["channel"] == 6 and chosen["image"] != before["image"]
+    assert cell_of(shown) == "image 3 of 4, channel 7"
+    page.mouse.move(0, 0)
+    check()
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowLeft")
+    assert cell_of(shown) == "image 2 of 4, channel 6" and state(shown)["channel"] == 5
+    page.keyboard.press("Home")
+    assert cell_of(shown) == "image 1 of 4, channel 1" and state(shown)["channel"] == 0
+
+    keys(page, shown, "groups", "ArrowLeft")
+    shown.locator('input[data-trait="groups"][value="2"]').check()
+    assert state(shown)["groups"] == 2 and panels["gn"].get_attribute("data-channels") == "0 1 2 3"
+    before = numbers(panels["bn"], ".bl-x-value", "value")
+    shown.get_by_role("button", name="Draw other companions").press("Enter")
+    assert not torch.equal(before, numbers(panels["bn"], ".bl-x-value", "value"))
+    check()
+    assert page.problems == []
+
+    linked = figure(visit(PAGE + "?norms.batch=2&norms.image=17&norms.channel=1#figure-norms"), "norms")
+    assert [state(linked)[k] for k in ("batch", "image", "channel")] == [2, 17, 1]
+    assert numbers(linked, "svg.bl-x-norm", "spread")[0] > 0.05
 
 
 def test_standardize(visit):
+    from bitlib.data import to_input
+
     page = visit(PAGE)
     shown = figure(page, "standardize")
+    module = """async (figure, [name, ...given]) => {
+        const m = await import(URL.createObjectURL(new Blob([BL_KIT, BL_MODULES.standardize], {type: "text/javascript"})));
+        return Array.from(m[name](...given));
+    }"""
+    image = explore.Standardize(**state(shown)).image()
+    x, side = to_input(image[None]).double(), image.shape[-1]
+    left, right = (shown.locator("canvas.bl-x-output").nth(i) for i in (0, 1))
 
-    def check():
+    def pixels(canvas) -> list[int]:
+        # From a copy: Chromium warns of canvases that are read often.
+        return canvas.evaluate("""c => {
+            const copy = new OffscreenCanvas(c.width, c.height).getContext("2d", {willReadFrequently: true});
+            copy.drawImage(c, 0, 0);
+            return [...copy.getImageData(0, 0, c.width, c.height).data];
+        }""")
+
+    def check() -> dict:
         now = state(shown)
         stored = torch.tensor(now["filters"][now["filter"]], dtype=torch.float64) * now["scale"] + now["shift"]
-        close(numbers(shown, "svg >> nth=0 >> circle", "value"), stored)
-        close(numbers(shown, "svg >> nth=1 >> circle", "value"), standardize_weight(stored[None])[0])
-        assert numbers(shown, ".bl-x-answer", "change")[0] < 1e-6
+        used = standardize_weight(stored[None])[0]
+        trained = standardize_weight(torch.tensor([now["filters"][now["filter"]]], dtype=torch.float64))[0]
+        limit = F.conv2d(x, trained.view(1, 3, 3, 3), padding=1).abs().flatten().sort()[0][int(0.98 * side**2)]
+        for canvas, chart, w in ((left, 0, stored), (right, 1, used)):
+            close(numbers(shown, f"svg >> nth={chart} >> circle[data-value]", "value"), w)
+            out = F.conv2d(x, w.view(1, 3, 3, 3), padding=1)[0, 0]
+            data = {name: float(value) for name, value in canvas.evaluate("e => ({...e.dataset})").items()}
+            assert data["limit"] == pytest.approx(limit.item(), rel=1e-6)
+            assert data["mean"] == pytest.approx(out.mean().item(), abs=1e-6 * limit.item())
+            assert data["deviation"] == pytest.approx(out.std(correction=0).item(), rel=1e-6)
+            assert data["lost"] == pytest.approx((out.abs() > 2 * limit).double().mean().item(), abs=1e-9)
+            # Every pixel of the drawn canvas.
+            drawn = pixels(canvas)
+            grey = (127.5 + 127.5 * out / limit).clamp(0, 255).flatten()
+            assert (torch.tensor(drawn, dtype=torch.float64).view(-1, 4)[:, :3] - grey[:, None]).abs().max() <= 0.51
+        assert data["change"] < 1e-6
+        return now
 
     check()
-    drag(page, shown, "shift", 0.1)
-    drag(page, shown, "scale", 0.95)
-    keys(page, shown, "filter", "ArrowRight", 3)
-    assert state(shown)["filter"] == 3 and state(shown)["shift"] < -1 and state(shown)["scale"] > 3
+    assert numbers(shown, "canvas.bl-x-output", "lost")[0] > 0.3  # the point of the figure
+    # The arithmetic itself, against PyTorch and bitlib.
+    pixel_list = x.flatten().tolist()
+    for filter in state(shown)["filters"]:
+        for w in ([3 * v + 1 for v in filter], shown.evaluate(module, ["standardize", filter])):
+            wanted = F.conv2d(x, torch.tensor(w, dtype=torch.float64).view(1, 3, 3, 3), padding=1)[0, 0].flatten()
+            out = torch.tensor(shown.evaluate(module, ["convolve", pixel_list, side, w]), dtype=torch.float64)
+            assert (out - wanted).abs().max() < 1e-6 * wanted.abs().max()
+
+    before = pixels(left), pixels(right)
+    mean = shown.get_by_role("slider", name="Mean of the stored weights")
+    scale = shown.get_by_role("slider", name="Standard deviation of the stored weights")
+    pull(page, mean, 60)
+    assert state(shown)["shift"] < -0.5
+    pull(page, scale, 2000)
+    assert state(shown)["scale"] == 3 and scale.get_attribute("aria-valuetext") == "times 3.00"
     check()
+    assert pixels(left) != before[0] and pixels(right) == before[1]  # the point of the figure
+    scale.press("ArrowDown")
+    mean.press("End")
+    assert (state(shown)["scale"], state(shown)["shift"]) == (2.95, 1.5)
+    assert mean.evaluate("e => e === document.activeElement")
+    check()
+    assert pixels(right) == before[1]
+    shown.get_by_role("button", name="Back to the trained weights").click()
+    assert (state(shown)["scale"], state(shown)["shift"]) == (1, 0)
+
+    shown.get_by_role("button", name="Filter 4 of 12").click()
+    assert check()["filter"] == 3 and pixels(right) != before[1]
+    shown.get_by_role("button", name="Filter 9 of 12").press("Enter")
+    assert check()["filter"] == 8
+    assert shown.locator('[aria-pressed="true"]').get_attribute("aria-label") == "Filter 9 of 12"
+    for chart in (0, 1):
+        assert shown.locator(f"svg >> nth={chart} >> .bl-x-label").all_text_contents() == ["channel", "weight"]
+        assert shown.locator(f"svg >> nth={chart} >> text[class^=bl-x-c]").all_text_contents() == ["R", "G", "B"]
+    assert page.problems == []
+
+    linked = figure(
+        visit(PAGE + "?standardize.filter=2&standardize.shift=-1&standardize.scale=0.5#figure-standardize"), "standardize"
+    )
+    assert [state(linked)[k] for k in ("filter", "shift", "scale")] == [2, -1, 0.5]
 
 
 def test_mixup(visit):
@@ -390,16 +553,16 @@ def test_transfer_map_leaves_out_what_was_measured_on_other_draws():
 def test_settings_live_in_the_address(visit):
     page = visit(PAGE)
     keys(page, figure(page, "softmax"), "temperature", "End")
-    figure(page, "norms").locator('input[value="gn"]').check()
+    figure(page, "norms").locator('input[value="2"]').check()
     page.wait_for_function("() => location.search.includes('softmax.') && location.search.includes('norms.')")
     query = page.evaluate("location.search.slice(1)")
-    assert "softmax.temperature=20" in query and "norms.kind=gn" in query and "draws" not in query
+    assert "softmax.temperature=20" in query and "norms.groups=2" in query and "draws" not in query
     again = visit(f"{PAGE}?{query}")
-    assert state(figure(again, "softmax"))["temperature"] == 20 and state(figure(again, "norms"))["kind"] == "gn"
-    assert figure(again, "norms").locator('input[value="gn"]').is_checked()
-    nonsense = visit(f"{PAGE}?softmax.temperature=-3&softmax.logits=1&norms.kind=evil&norms.batch=3&hyperrule.step=1.5")
+    assert state(figure(again, "softmax"))["temperature"] == 20 and state(figure(again, "norms"))["groups"] == 2
+    assert figure(again, "norms").locator('input[value="2"]').is_checked()
+    nonsense = visit(f"{PAGE}?softmax.temperature=-3&softmax.logits=1&norms.groups=evil&norms.batch=3&hyperrule.step=1.5")
     assert state(figure(nonsense, "softmax"))["temperature"] == 1 and len(state(figure(nonsense, "softmax"))["logits"]) == 10
-    assert (state(figure(nonsense, "norms"))["kind"], state(figure(nonsense, "norms"))["batch"]) == ("bn", 2)
+    assert (state(figure(nonsense, "norms"))["groups"], state(figure(nonsense, "norms"))["batch"]) == (4, 8)
     assert state(figure(nonsense, "hyperrule"))["step"] == 250
     assert nonsense.problems == []
 
@@ -439,7 +602,7 @@ def test_nothing_moves_by_itself_and_print_shows_no_controls(visit):
     page.emulate_media(media="print")
     assert page.locator(".bl-explorable input:visible, .bl-explorable button:visible").count() == 0
     assert page.locator(".bl-explorable svg:visible").count() >= 5
-    assert page.locator("#figure-norms .bl-x-choice label:visible").all_inner_texts() == ["batch"]  # what was chosen
+    assert page.locator("#figure-norms .bl-x-choice label:visible").all_inner_texts() == ["4"]  # what was chosen
 
 
 def test_without_scripts_and_with_a_broken_one_the_picture_stays(visit, browser, site):
@@ -472,7 +635,7 @@ def test_every_figure_of_the_library_is_on_the_page():
 
 
 def test_norms_need_enough_to_choose_from():
-    with pytest.raises(ValueError, match="64 pictures and 8 channels are needed"):
+    with pytest.raises(ValueError, match="64 images and 8 channels are needed"):
         explore.Norms.of(torch.zeros(64, 6, 2, 2))
 
 

@@ -1,25 +1,31 @@
-"""Weight standardisation of real filters."""
+"""Weight standardisation of real filters, seen in what they do to an image."""
 
 from __future__ import annotations
 
+import base64
+
 import torch
+import torch.nn.functional as F
 import traitlets as t
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .. import plots
 from .base import Explorable, rounded
 
 
 class Standardize(Explorable):
-    """Weight standardisation of real filters under any shift and positive scale of the stored weights.
+    """An image filtered with stored and with standardised weights, under any shift and positive scale of the stored ones.
 
-    filters: each the flattened weights [3, k, k] of one output channel. filter: which is shown. shift, scale: what is added
-    to, and multiplied with, its stored weights.
+    pixels: of the image, uint8 [3, S, S] in base64. filters: each the flattened weights [3, k, k] of one output channel.
+    filter: which is shown. shift, scale: what is added to, and multiplied with, its stored weights.
     """
 
     module = "standardize"
-    alt = "Histograms of the weights of one filter, stored and standardised."
+    alt = (
+        "A photograph of a temple, filtered twice. With stored weights that were shifted and scaled, the edges drown in black "
+        "and white. With the same weights standardised, they are clear."
+    )
+    pixels = t.Unicode().tag(sync=True)
     filters = t.List(t.List(t.Float())).tag(sync=True)
     filter = t.Int(0).tag(sync=True)
     shift = t.Float(0.5).tag(sync=True)
@@ -28,21 +34,44 @@ class Standardize(Explorable):
 
     @classmethod
     def example(cls) -> Standardize:
-        """The first filters of photos-L, which look at colours and edges."""
-        from ... import create_model
+        """Every second filter of the first convolution of photos-L, and a temple, a photograph that comes with scikit-learn."""
+        from sklearn.datasets import load_sample_image
 
-        return cls.of(create_model("photos-L", pretrained=True).root.conv.weight[:12])
+        from ... import create_model
+        from ...data import resize
+
+        image = torch.from_numpy(load_sample_image("china.jpg")[60:320, 200:460].copy()).permute(2, 0, 1)
+        return cls.of(create_model("photos-L", pretrained=True).root.conv.weight[::2], resize(image[None], 112)[0])
 
     @classmethod
-    def of(cls, weight: Tensor, **traits) -> Standardize:
-        """From the weights of a convolution of colour pictures, float [out, 3, k, k]."""
-        limits = {"filter": [0, len(weight) - 1, 1], "shift": [-2, 2, 0.05], "scale": [0.25, 4, 0.01, "log"]}
-        return cls(filters=[rounded(w) for w in weight.detach().flatten(1)], limits=limits, **traits)
+    def of(cls, weight: Tensor, image: Tensor, **traits) -> Standardize:
+        """From the weights of a convolution, float [out, 3, k, k] with k odd, and an image, uint8 [3, S, S]."""
+        limits = {"filter": [0, len(weight) - 1, 1], "shift": [-1.5, 1.5, 0.01], "scale": [0.2, 3, 0.01]}
+        return cls(
+            pixels=base64.b64encode(image.contiguous().numpy().tobytes()).decode(),
+            filters=[rounded(w) for w in weight.detach().flatten(1)],
+            limits=limits,
+            **traits,
+        )
+
+    def image(self) -> Tensor:
+        """uint8 [3, S, S]."""
+        pixels = torch.frombuffer(bytearray(base64.b64decode(self.pixels)), dtype=torch.uint8)
+        return pixels.view(3, round((len(pixels) / 3) ** 0.5), -1)
 
     def picture(self) -> Figure:
+        from ...data import to_input
         from ...norm import standardize_weight
 
-        stored = torch.tensor(self.filters[self.filter]) * self.scale + self.shift
-        return plots.dots(
-            {"stored": stored.tolist(), "standardised": standardize_weight(stored[None]).flatten().tolist()}, "weight", 1
-        )
+        image = self.image()
+        stored = torch.tensor(self.filters[self.filter]).view(1, 3, round((len(self.filters[0]) / 3) ** 0.5), -1)
+        stored = stored * self.scale + self.shift
+        left, right = (F.conv2d(to_input(image[None]), w, padding="same")[0, 0] for w in (stored, standardize_weight(stored)))
+        figure = Figure(figsize=(7.2, 2.7), layout="constrained", facecolor="white")
+        limit = right.abs().quantile(0.98).item()
+        shown = {"image": image.permute(1, 2, 0), "stored weights": left, "standardised weights": right}
+        for axes, (title, content) in zip(figure.subplots(1, 3), shown.items()):
+            axes.imshow(content, cmap="gray", vmin=-limit, vmax=limit, interpolation="nearest")
+            axes.set_title(title, fontsize=10)
+            axes.axis("off")
+        return figure
