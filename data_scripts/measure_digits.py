@@ -1,8 +1,8 @@
 """Measure few-shot transfer to the real digits, and write results/digits.json and results/digits_scales.json.
 
     python data_scripts/measure_digits.py
-Five random subsets of the training images per cell, as in the paper; test images are looked at once per run, at its end. Interrupt it
-when you like; the same command goes on where it stopped.
+Five random subsets of the training images per cell, as in the paper; test images are looked at once per run, at its end.
+Interrupt it when you like; the same command goes on where it stopped.
 """
 
 import argparse

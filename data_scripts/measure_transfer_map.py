@@ -1,7 +1,8 @@
 """Measure fine-tuning on digits over pre-training data, trained part and shots; write results/transfer_map.json.
 
     python data_scripts/measure_transfer_map.py
-Five random subsets of the training images per cell; test images are looked at once per run, at its end. Resumes where it stopped.
+Five random subsets of the training images per cell; test images are looked at once per run, at its end.
+Resumes where it stopped.
 """
 
 import argparse

@@ -359,7 +359,7 @@ def test_mixup(visit):
         assert scipy.stats.kstest(drawn, scipy.stats.beta(alpha, alpha).cdf).pvalue > 0.001
 
 
-def pull(page, shown, selector: str, dx: float, dy: float = 0) -> None:
+def pull_by(page, shown, selector: str, dx: float, dy: float = 0) -> None:
     """Drag the middle of something in a picture by so many pixels."""
     thing = shown.locator(selector)
     thing.scroll_into_view_if_needed()
@@ -402,7 +402,7 @@ def test_hyperrule(visit):
     for name, n in state(shown)["named"]:
         shown.get_by_role("button", name=f"{name}, {n:,} images", exact=True).press("Enter")
         assert check()["examples"] == n
-    pull(page, shown, ".bl-x-grip >> nth=0 >> circle", -200)
+    pull_by(page, shown, ".bl-x-grip >> nth=0 >> circle", -200)
     few = check()["examples"]
     assert 10 < few < 20_000
     sizes.focus()
@@ -427,11 +427,11 @@ def test_hyperrule(visit):
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Shift+ArrowLeft")
     assert check()["step"] == 19_988
-    pull(page, shown, ".bl-x-grip >> nth=1 >> circle >> nth=0", -300)
+    pull_by(page, shown, ".bl-x-grip >> nth=1 >> circle >> nth=0", -300)
     assert check()["step"] < 12_000
 
     assert check()["side"] == 32
-    pull(page, shown, ".bl-x-grip >> nth=2 >> circle >> nth=1", 60, -60)
+    pull_by(page, shown, ".bl-x-grip >> nth=2 >> circle >> nth=1", 60, -60)
     large = check()["side"]
     assert large > 150
     corner.focus()
@@ -526,7 +526,7 @@ def test_transfer_map(visit):
     assert check() == ("everything/glyphs-L", 50)
     shown.get_by_label("CIFAR-10 photographs", exact=True).check()
     shown.locator('td[data-row="fitted/photos-L"][data-shot="100"]').click()
-    pull(page, shown, ".bl-x-grip circle", -400)
+    pull_by(page, shown, ".bl-x-grip circle", -400)
     assert check() == ("fitted/photos-L", 1)
     shown.get_by_role("slider").press("ArrowRight")
     assert check() == ("fitted/photos-L", 5)
