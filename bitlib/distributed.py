@@ -81,11 +81,7 @@ def gathered(part: object) -> list:
 
 def from_main(value: object) -> object:
     """What the first process passed, on every process."""
-    if ranks()[1] == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, 0)
-    return box[0]
+    return gathered(value)[0]
 
 
 def wait_for_all() -> None:
@@ -120,56 +116,34 @@ class AnyProcess:
             self.asked = None
 
 
-class Alone:
-    """How a network trains on one process. model: the network itself; net: what is called in its place."""
+def for_all(model: nn.Module, shard: bool) -> nn.Module:
+    """The network to call in training: of several processes each holds all of it, or with `shard` a part of each weight.
 
-    def __init__(self, model: nn.Module):
-        self.model = self.net = model
-
-    def exchange(self, last: bool) -> AbstractContextManager:
-        """Around the work on a part of the batch: processes exchange gradients once per step, after the last part."""
-        return nullcontext()
-
-
-class Replicated(Alone):
-    """Every process holds the whole network. Batch-norm statistics stay each process's own, as without SyncBatchNorm."""
-
-    def __init__(self, model: nn.Module):
+    shard: FSDP2; a block's weights are gathered while it works and dropped again. The model is then changed in place, and stays
+    in parts after training: all processes must call it together.
+    """
+    if ranks()[1] == 1:
+        return model
+    if not shard:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of a new name for the option, which PyTorch 2.11 does not know
-            self.net = DistributedDataParallel(model, broadcast_buffers=False)
-        self.model = model
+            # Batch-norm statistics stay each process's own, as without SyncBatchNorm.
+            return DistributedDataParallel(model, broadcast_buffers=False)
+    from torch.distributed.fsdp import fully_shard
 
-    def exchange(self, last: bool) -> AbstractContextManager:
-        return nullcontext() if last else self.net.no_sync()
-
-
-class Sharded(Alone):
-    """Every process holds a part of each weight (FSDP2); a block's weights are gathered while it works and dropped again.
-
-    The model is changed in place, and stays in parts after training: all processes must call it together.
-    """
-
-    def __init__(self, model: nn.Module):
-        from torch.distributed.fsdp import fully_shard
-
-        model.to(memory_format=torch.contiguous_format)  # FSDP2 cuts no other layout
-        spread(model.state_dict(), model.state_dict())
-        for child in model.children():
-            for block in child if isinstance(child, nn.Sequential) else ():
-                fully_shard(block)
-        self.model = self.net = fully_shard(model)
-
-    def exchange(self, last: bool) -> AbstractContextManager:
-        self.net.set_requires_gradient_sync(last)
-        return nullcontext()
+    model.to(memory_format=torch.contiguous_format)  # FSDP2 cuts no other layout
+    spread(model.state_dict(), model.state_dict())
+    for child in model.children():
+        for block in child if isinstance(child, nn.Sequential) else ():
+            fully_shard(block)
+    return fully_shard(model)
 
 
-def make_runner(model: nn.Module, shard: bool) -> Alone:
-    """How this model trains on as many processes as there are."""
-    if ranks()[1] == 1:
-        return Alone(model)
-    return Sharded(model) if shard else Replicated(model)
+def exchange(net: nn.Module, last: bool) -> AbstractContextManager:
+    """Around the work of `for_all`'s network on a part of a batch: gradients are exchanged once per step, after the last part."""
+    if is_sharded(net):
+        net.set_requires_gradient_sync(last)
+    return net.no_sync() if isinstance(net, DistributedDataParallel) and not last else nullcontext()
 
 
 def is_sharded(model: nn.Module) -> bool:

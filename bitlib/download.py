@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import errno
 import hashlib
 import http.client
 import os
@@ -18,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 from tqdm import tqdm
 
-from .files import UserError, cache_dir
+from .files import UserError, cache_dir, no_room
 
 CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without an answer
@@ -68,7 +67,7 @@ def download(url: str, path: Path, progress: bool = True) -> Path:
                     answer = f"{error.code} {error.reason}"
                     raise UserError(f"{url} answered {answer}; if you have the file, put it at {path}") from None
             except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                if no_room(error):
                     raise UserError(f"no space left for {path}; free some, or set BITLIB_HOME to another folder") from None
                 if not left or isinstance(getattr(error, "reason", None), OSError) and not part.exists():
                     wrong = f"cannot reach {url} ({getattr(error, 'reason', error)})"

@@ -10,8 +10,6 @@ the cache. Only the input is kept for the backward pass: which outputs ReLU let 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 import triton
 import triton.language as tl
@@ -162,11 +160,6 @@ def _launch(x: Tensor, groups: int) -> tuple[tuple[int, int], dict[str, int]]:
     return (n, triton.cdiv(channels, span)), constants | options
 
 
-def _on(x: Tensor) -> AbstractContextManager:
-    """The device of x: Triton launches on the current one, which need not be it. Nothing on a CPU."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
-
-
 class GroupNormReLU(torch.autograd.Function):
     """relu(group_norm(x)): x float [N, C, H, W] -> the same shape and type, channels last; statistics in 32 bits.
 
@@ -180,7 +173,7 @@ class GroupNormReLU(torch.autograd.Function):
         y = torch.empty_like(x)
         mean, rstd = (torch.empty(n, groups, device=x.device, dtype=torch.float32) for _ in range(2))
         grid, constants = _launch(x, groups)
-        with _on(x):
+        with torch.cuda.device_of(x):  # Triton launches on the current device, which need not be that of x
             _forward[grid](x, y, weight, bias, mean, rstd, height * width, channels, groups, eps, **constants)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
         ctx.groups = groups
@@ -195,6 +188,6 @@ class GroupNormReLU(torch.autograd.Function):
         dx = torch.empty_like(x)
         dw, db = (torch.empty(n, channels, device=x.device, dtype=torch.float32) for _ in range(2))
         grid, constants = _launch(x, ctx.groups)
-        with _on(x):
+        with torch.cuda.device_of(x):
             _backward[grid](x, grad, dx, weight, bias, mean, rstd, dw, db, height * width, channels, ctx.groups, **constants)
         return dx, dw.sum(0).to(weight.dtype), db.sum(0).to(bias.dtype), None, None

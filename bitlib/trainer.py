@@ -27,12 +27,12 @@ from tqdm import tqdm
 from .data.batches import stream
 from .device import autocast, need_compiler, pick_precision
 from .distributed import (
-    Alone,
     AnyProcess,
+    exchange,
+    for_all,
     from_main,
     is_main,
     is_sharded,
-    make_runner,
     ranks,
     spread,
     summed,
@@ -110,8 +110,8 @@ def train(
     loop = settle(loop, next(model.parameters()).device)
     state = State(model, sgd, loop, {"precision": loop.precision, **(identity or {})})
     start = state.start_or_resume()
-    anybody, losses = AnyProcess(), Losses(state)
-    frozen = [] if is_sharded(model) else [c for c in standardized_convs(model) if not c.weight.requires_grad]
+    anybody = AnyProcess()
+    frozen = [c for c in standardized_convs(model) if not c.weight.requires_grad]
     with (
         state.bar(start) as bar,
         hold_standardized(frozen),
@@ -121,21 +121,21 @@ def train(
     ):
         for step, batch in made:
             lr = state.set_lr(step)
-            losses.add(step, lr, state.gradients(batch, loss))
+            state.losses.append((step, lr, state.gradients(batch, loss)))
             state.update()
             done = step + 1
             bar.update()
             if done % LOOK_EVERY == 0:
-                losses.collect()
+                state.collect_losses()
                 bar.set_postfix(state.summary(), refresh=False)
             if evaluate and (done == sgd.steps or _every(loop.evaluate_every, done)):
-                losses.collect()
+                state.collect_losses()
                 state.history.rows[-1] |= evaluate(state.judged().eval())
                 bar.set_postfix(state.summary())
                 model.train()
             stopping = anybody(bool(signals))
             if stopping or done == sgd.steps or _every(loop.checkpoint_every, done):
-                losses.collect()
+                state.collect_losses()
                 state.save(done)
             if stopping and done < sgd.steps:
                 raise Interrupted(done, loop.checkpoint)
@@ -156,9 +156,8 @@ class State:
         self.sgd, self.loop, self.identity = sgd, loop, identity
         self.device = next(model.parameters()).device
         self.precision = loop.precision
-        self.runner: Alone = make_runner(model, loop.shard)
-        self.model = self.runner.model
-        self.net = torch.compile(self.runner.net) if loop.compile else self.runner.net
+        self.model, self.exchanging = model, for_all(model, loop.shard)
+        self.net = torch.compile(self.exchanging) if loop.compile else self.exchanging
         self.params = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         fused = self.device.type in ("cpu", "cuda") and not is_sharded(self.model)
         self.optimizer = torch.optim.SGD(
@@ -173,6 +172,7 @@ class State:
                 self.optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
         self.statistics = batch_norm_statistics(model.train())
         self.micro_batches, self.history, self.safe = loop.micro_batches, History(), ""
+        self.losses: list[tuple[int, float, Tensor]] = []  # (step, learning rate, loss that is still on the device)
         self.began = time.perf_counter()
 
     # One step.
@@ -216,7 +216,7 @@ class State:
                 if standardized and number == count:
                     standardized.join_gradients()
                 share = len(part[0]) / batch.size
-                with self.runner.exchange(last=number == count):
+                with exchange(self.exchanging, last=number == count):
                     with autocast(self.device, self.precision):
                         value = loss(self.net, *part)
                     # The exchange takes the mean over processes; the loss of a batch is the sum of their shares.
@@ -231,6 +231,16 @@ class State:
             self.average.update_parameters(self.model)
 
     # What is told.
+
+    def collect_losses(self) -> None:
+        """Move them from the device to the history. Raises UserError at the first one that is no finite number."""
+        values = summed(torch.stack([value for _, _, value in self.losses])).tolist() if self.losses else []
+        for (step, lr, _), value in zip(self.losses, values):
+            self.history.rows.append({"step": step, "lr": lr, "loss": value})
+            if not math.isfinite(value):
+                narrow = " or use --precision fp32" if self.precision == "fp16" else ""
+                raise UserError(f"the loss is {value} at step {step}; lower the learning rate{narrow}{self.safe}")
+        self.losses.clear()
 
     def bar(self, start: int) -> tqdm:
         progress = self.loop.progress
@@ -350,28 +360,6 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _first_of(p: Tensor) -> Tensor:
     """What this process holds of a weight."""
     return p.detach().to_local() if hasattr(p, "to_local") else p.detach()
-
-
-class Losses:
-    """Losses that still lie on the device, and move to the history when somebody looks."""
-
-    def __init__(self, state: State):
-        self.state, self.waiting = state, []
-
-    def add(self, step: int, lr: float, value: Tensor) -> None:
-        self.waiting.append((step, lr, value))
-
-    def collect(self) -> None:
-        """Raises UserError at the first loss that is no finite number."""
-        if not self.waiting:
-            return
-        values = summed(torch.stack([value for _, _, value in self.waiting])).tolist()
-        for (step, lr, _), value in zip(self.waiting, values):
-            self.state.history.rows.append({"step": step, "lr": lr, "loss": value})
-            if not math.isfinite(value):
-                narrow = " or use --precision fp32" if self.state.precision == "fp16" else ""
-                raise UserError(f"the loss is {value} at step {step}; lower the learning rate{narrow}{self.state.safe}")
-        self.waiting.clear()
 
 
 @contextmanager

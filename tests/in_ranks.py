@@ -1,6 +1,6 @@
 """What test_distributed.py starts with torchrun: training by as many processes as there are.
 
-in_ranks.py FOLDER [die]
+in_ranks.py FOLDER [die | stop | processors | disks COMMAND ...]
 """
 
 import os
@@ -14,13 +14,14 @@ from safetensors.torch import save_file
 from test_trainer import batch, loss, sgd
 
 from bitlib import device
+from bitlib.cli import main
 from bitlib.data.task import ArrayImages
 from bitlib.distributed import gathered, is_main, process_group, ranks, whole_state
 from bitlib.evaluate import predict_logits
 from bitlib.resnet import ResNetV2
 from bitlib.trainer import Interrupted, settle, train
 
-folder, mode = Path(sys.argv[1]), "".join(sys.argv[2:])
+folder, mode = Path(sys.argv[1]), "".join(sys.argv[2:3])
 torch.set_num_threads(1)
 
 
@@ -78,6 +79,6 @@ with process_group("cpu"):
         device.fast_16_bits = lambda _: "bf16" if ranks()[0] == 0 else None
         assert gathered(settle(quiet(precision="auto"), torch.device("cpu")).precision) == ["bf16", "bf16"]
     elif mode == "disks":  # every process has a disk of its own
-        train(ResNetV2(TINY, 3), batch, loss, sgd(8), quiet(out=folder / str(ranks()[0]), resume=True))
+        assert main([*sys.argv[3:], "--resume", "--out", str(folder / str(ranks()[0]))]) == 0
     else:
         three_steps_of_each_kind()

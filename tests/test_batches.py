@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,26 @@ def test_over_the_budget_everything_lands_on_the_device(tmp_path, monkeypatch):
     for part in Batches(images, MIXED, 8, 0, meta)(0).parts(2):
         assert {t.device for t in (part.x, part.y, part.y_other, part.indices)} == {meta}
     assert {x.device for _, x in scan(images, 12, meta, 4)} == {meta}
+
+
+@pytest.mark.parametrize("budget", [1, folder_module.MEMORY_BUDGET])
+def test_finetune_over_the_budget_on_another_device(tmp_path, monkeypatch, budget):
+    """The same through `finetune`, as far as the network's first answer: meta tensors hold no numbers to go on with."""
+    monkeypatch.setattr(folder_module, "MEMORY_BUDGET", budget)
+    monkeypatch.setattr("bitlib.transfer.pick_device", torch.device)  # which would refuse a device that holds no numbers
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none for this device
+
+    class Answered(Exception):
+        pass
+
+    def answered(network, images, logits):
+        assert {images[0].device.type, logits.device.type} == {"meta"}
+        raise Answered
+
+    task, model = load_task(str(make_folder(tmp_path / "photos", 12))), ResNetV2(TINY, 2)
+    model.register_forward_hook(answered)
+    with pytest.raises(Answered):
+        bitlib.finetune(model, task, loop=quiet(device="meta", micro_batches=2))
 
 
 def test_every_process_scans_equally_often(monkeypatch):

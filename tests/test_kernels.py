@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY
+from conftest import TINY, quiet, toy_task
 
-from bitlib import UserError
+from bitlib import HyperRule, UserError, create_model, finetune
 from bitlib import norm as norm_module
 from bitlib.norm import GroupNorm, fold_standardized, use_triton
 from bitlib.resnet import ResNetV2
@@ -115,8 +115,20 @@ def test_without_triton_one_line(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("place", ["first", "last"])
-def test_on_a_gpu(dtype, place):
-    """Compiled; and, where there are several GPUs, on one that is not the current one."""
-    device = torch.device("cuda", 0 if place == "first" else torch.cuda.device_count() - 1)
-    assert all(within(compare(shape, dtype, device), dtype) for shape in SHAPES)
+def test_on_a_gpu(dtype):
+    assert all(within(compare(shape, dtype, "cuda"), dtype) for shape in SHAPES)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_on_a_gpu_that_is_not_the_current_one():
+    """Triton launches on the current device, and used to be given pointers into another one's memory."""
+    with torch.cuda.device(0):
+        assert all(within(compare(shape, torch.float32, "cuda:1"), torch.float32) for shape in SHAPES)
+        losses = {}
+        for triton in (False, True):
+            loop = quiet(device="cuda:1", triton=triton)
+            run = finetune(create_model("glyphs-S", 3), toy_task(), HyperRule(24, (12, 12), steps=4, batch_size=8), loop=loop)
+            losses[triton] = run.history.column("loss")[1]
+        assert torch.cuda.current_device() == 0
+    assert losses[True] == pytest.approx(losses[False], rel=1e-2)  # other rounding, carried through a few steps

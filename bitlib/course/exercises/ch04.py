@@ -61,7 +61,7 @@ EXERCISES: dict[str, Exercise] = {
         ),
         (
             "No axis of x tells the groups apart yet. Make one.",
-            "x.unflatten(1, (groups, -1)) has shape [N, groups, C / groups, H, W]. Over which of these axes do you take the mean?",
+            "x.unflatten(1, (groups, -1)) has shape [N, groups, C / groups, H, W]. Which of these axes do you average over?",
             "normalize(parts, (2, 3, 4)) does the arithmetic; .flatten(1, 2) gives the channels back.",
         ),
         group_norm,
@@ -84,7 +84,10 @@ EXERCISES: dict[str, Exercise] = {
                 "take mean and variance over the whole filter, all its input channels and all its places",
                 lambda f: torch.allclose(f(random(5, 4, 3, 3)), standardize(random(5, 4, 3, 3)), atol=1e-4),
             ),
-            ("return zeros, not nan, for a filter whose weights are all equal", lambda f: f(torch.ones(2, 3, 3, 3)).abs().max() < 1e-3),
+            (
+                "return zeros, not nan, for a filter whose weights are all equal",
+                lambda f: f(torch.ones(2, 3, 3, 3)).abs().max() < 1e-3,
+            ),
             ("leave the stored weights as they were", lambda f: _leaves_its_input_alone(f, random(2, 3, 3, 3))),
         ),
         (
@@ -111,4 +114,3 @@ EXERCISES: dict[str, Exercise] = {
         shares,
     ),
 }
-
