@@ -71,6 +71,7 @@ function render({ model, el }) {
     images[i] = square(bitmap, Math.round(Math.sqrt(images[i].length / 3)));
     labels[i] = file.name.replace(/\.[^.]*$/, "").slice(0, 14) || `image ${i + 1}`;
     thumbs[i] = square(images[i], THUMB);
+    paint(canvases[i], images[i], labels[i]);
     drawAll();
   }
   const choose = (i) => {
@@ -153,8 +154,9 @@ function render({ model, el }) {
       "data-at": at, "data-value": density(at, model.get("alpha")) });
     const spoken = `${percent(weight)} ${labels[0]}, ${percent(1 - weight)} ${labels[1]}`;
     set(handle, { "aria-valuenow": weight, "aria-valuetext": spoken });
+    const even = atLeast(lighter(weight));
     answer.textContent = `${atLeast(BARELY)} of these 100 steps really mix: the lighter image weighs 10 % or more. `
-      + `As even as now, or more so: ${atLeast(lighter(weight))}.`;
+      + `${even} ${even === 1 ? "mixes" : "mix"} at least as evenly as now.`;
     set(frame, { x: grid.each * (step % grid.columns), y: grid.each * Math.floor(step / grid.columns),
       width: grid.each, height: grid.each, visibility: Math.abs(weights[step] - weight) < 0.001 ? "visible" : "hidden" });
     set(picker, { "aria-valuenow": step + 1, "aria-valuetext": `step ${step + 1}: ${percent(weights[step])} ${labels[0]}` });
@@ -206,10 +208,10 @@ function render({ model, el }) {
 
   function drawAll() {
     weights = hundred(model.get("alpha"), model.get("draws"));
-    [0, 1].forEach((i) => paint(canvases[i], images[i], labels[i]));
     drawChart();
     drawFilm();
   }
+  images.forEach((image, i) => paint(canvases[i], image, labels[i]));
   const forget = watch(model, ["alpha", "draws"], drawAll), stop = watch(model, ["weight"], move);
   return () => { stop(); forget(); };
 }

@@ -70,6 +70,13 @@ function render({ model, el }) {
     node("div", { class: "bl-x-said" }, ...picture, answer), chart, spread,
     node("div", { class: "bl-x-why" }, node("p", { class: "bl-x-heading" }, "And why the loss carries T²"), why, curves)));
 
+  // The name of the marks, to whichever side of one there is room.
+  function named(end, once, y) {
+    const right = once > end + 1 && once < rows.right - 34, left = !right && once > end + 46;
+    return right || left ? [node("svg:text",
+      { x: once + (right ? 6 : -6), y, "text-anchor": right ? "start" : "end", class: "bl-x-label" }, "T = 1")] : [];
+  }
+
   // What changes with the temperature; all else is drawn when the width or the logits change.
   function move() {
     const [teacher, student, labels, T] = ["logits", "student", "labels", "temperature"].map((name) => model.get(name));
@@ -82,11 +89,12 @@ function render({ model, el }) {
           { x: rows.left, y: y + 3, width: end - rows.left, height: rows.each - 6, rx: 2, class: "bl-x-p", "data-p": v }),
         node("svg:line", { x1: once, x2: once, y1: y + 2, y2: y + rows.each - 2, class: "bl-x-once" }),
         node("svg:text", { x: rows.right + 40, y: middle, "text-anchor": "end", class: "bl-x-value" }, v.toFixed(2)),
-        ...(i === top && once > end + 1 ? [node("svg:text", { x: once + 6, y: middle, class: "bl-x-label" }, "at T = 1")] : []),
+        ...(i === top ? named(end, once, middle) : []),
       ];
     }));
     set(knob, { cx: place(T, scale) });
-    set(value, { x: Math.max(place(T, scale), 112) }); // beside the name of the scale
+    // Beside the name of the scale, and inside of the picture.
+    set(value, { x: Math.min(scale.right - 10, Math.max(place(T, scale), 112)) });
     value.textContent = show(T);
     answer.dataset.entropy = entropy(p);
     answer.textContent = remark(p, labels);
@@ -145,8 +153,9 @@ function render({ model, el }) {
       ...TICKS.map((T) => node("svg:text", { x: place(T, axis), y: axis.bottom + 20, "text-anchor": "middle" }, String(T))),
       ...[[scaled, "with T²", "bl-x-with"], [plain, "without", "bl-x-without"]].flatMap(([values, name, kind]) => [
         node("svg:polyline", { points: path(values), class: kind }),
-        node("svg:text", { x: axis.right, y: up(values.at(-1)) - 9, "text-anchor": "end", class: "bl-x-student" }, name)]),
-      yLabel(0, 14, "norm of the gradient at the student’s logits"),
+        node("svg:text", // above the highest of the points below it
+          { x: axis.right - 8, y: up(Math.max(...values.slice(-20))) - 9, "text-anchor": "end", class: "bl-x-student" }, name)]),
+      yLabel(0, 14, "norm of the student’s gradient"),
       xLabel((axis.left + axis.right) / 2, axis.bottom + 41, "temperature T"));
     move();
     return axis.bottom + 48;
