@@ -153,8 +153,9 @@ function render({ model, el }) {
       ...TICKS.map((T) => node("svg:text", { x: place(T, axis), y: axis.bottom + 20, "text-anchor": "middle" }, String(T))),
       ...[[scaled, "with T²", "bl-x-with"], [plain, "without", "bl-x-without"]].flatMap(([values, name, kind]) => [
         node("svg:polyline", { points: path(values), class: kind }),
-        node("svg:text", // above the highest of the points below it
-          { x: axis.right - 8, y: up(Math.max(...values.slice(-20))) - 9, "text-anchor": "end", class: "bl-x-student" }, name)]),
+        // The name stands above the highest point of that stretch.
+        node("svg:text", { x: axis.right - 8, y: up(Math.max(...values.slice(-20))) - 9, "text-anchor": "end",
+          class: "bl-x-student" }, name)]),
       yLabel(0, 14, "norm of the student’s gradient"),
       xLabel((axis.left + axis.right) / 2, axis.bottom + 41, "temperature T"));
     move();
