@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -61,34 +62,81 @@ def close(seen: torch.Tensor, wanted: torch.Tensor) -> None:
     torch.testing.assert_close(seen, wanted.double(), rtol=1e-6, atol=1e-6)
 
 
+def pull_handle(page, handle, share: float) -> None:
+    """Drag a handle in a picture with the mouse to that share of the ground that it moves on."""
+    handle.scroll_into_view_if_needed()
+    knob, ground = handle.locator(".bl-x-knob").bounding_box(), handle.locator(".bl-x-zone").bounding_box()
+    y = knob["y"] + knob["height"] / 2
+    page.mouse.move(knob["x"] + knob["width"] / 2, y)
+    page.mouse.down()
+    page.mouse.move(ground["x"] + share * ground["width"], y, steps=5)
+    page.mouse.up()
+
+
+def axis_names(shown) -> set[str]:
+    return {text.split("; ")[0] for text in shown.locator("svg .bl-x-label").all_text_contents()}
+
+
 def test_softmax(visit):
     page = visit(PAGE)
     shown = figure(page, "softmax")
+    scale, marker = (shown.get_by_role("slider").nth(i) for i in range(2))
+
+    def norms(now, temperature):
+        """Of the gradient at the student's logits, with the factor T^2 and without."""
+        teacher = torch.tensor([now["logits"]], dtype=torch.float64)
+        student = torch.tensor([now["student"]], dtype=torch.float64, requires_grad=True)
+        loss = bitlib.distillation_loss(student, teacher, temperature=temperature)
+        norm = torch.autograd.grad(loss, student)[0].norm()
+        return torch.stack([norm, norm / temperature**2])
 
     def check():
         now = state(shown)
-        teacher = torch.tensor([now["logits"]], dtype=torch.float64)
-        student = torch.tensor([now["student"]], dtype=torch.float64, requires_grad=True)
-        p = bitlib.soften(teacher, now["temperature"])[0]
-        close(numbers(shown, "td[data-p]", "p"), p)
-        close(numbers(shown, ".bl-x-answer", "entropy")[0], -(p * p.log()).sum())
-        loss = bitlib.distillation_loss(student, teacher, temperature=now["temperature"])
-        gradient = torch.autograd.grad(loss, student)[0][0] / (1 if now["scaled"] else now["temperature"] ** 2)
-        close(numbers(shown, "td[data-pull]", "pull"), -gradient)
+        p = bitlib.soften(torch.tensor([now["logits"]], dtype=torch.float64), now["temperature"])[0]
+        close(numbers(shown, "rect[data-p]", "p"), p)
+        close(numbers(shown, ".bl-x-answer[data-entropy]", "entropy")[0], -(p * p.log()).sum())
+        close(numbers(shown, "circle[data-norm]", "norm"), norms(now, now["temperature"]))
+        widths = shown.locator("rect[data-p]").evaluate_all("all => all.map(e => +e.getAttribute('width'))")
+        torch.testing.assert_close(torch.tensor(widths).double() / sum(widths), p, rtol=1e-4, atol=1e-4)
+        # Each end of the marker lies on its curve.
+        for curve in ("with", "without"):
+            gap = shown.evaluate(
+                """(figure, name) => {
+                const curve = figure.querySelector(`.bl-x-${name}`), end = figure.querySelector(`[data-curve=${name}]`);
+                const at = [...curve.points].map((p) => Math.hypot(p.x - end.cx.baseVal.value, p.y - end.cy.baseVal.value));
+                return Math.min(...at);
+            }""",
+                curve,
+            )
+            assert gap < 4
+        assert scale.get_attribute("aria-valuenow") == marker.get_attribute("aria-valuenow") == f"{now['temperature']:g}"
         return now["temperature"]
 
-    assert check() == 1
-    drag(page, shown, "temperature", 0.9)
+    assert check() == 2
+    pull_handle(page, scale, 0.85)
     hot = check()
     assert hot > 8
-    keys(page, shown, "temperature", "ArrowLeft", 5)
-    assert 1 < check() < hot
-    keys(page, shown, "temperature", "Home")
-    assert check() == 0.25
-    keys(page, shown, "scaled", "Space")
-    assert state(shown)["scaled"] is False
-    check()
+    pull_handle(page, marker, 0.3)
+    assert 1 < check() < 2
+    for handle in (scale, marker):
+        handle.focus()
+        page.keyboard.press("Home")
+        assert check() == 0.5
+        seen = [0.5]
+        for _ in range(12):  # every press counts
+            page.keyboard.press("ArrowRight")
+            seen.append(state(shown)["temperature"])
+        assert all(a < b for a, b in itertools.pairwise(seen))
+        page.keyboard.press("ArrowDown")
+        assert check() < seen[-1]
+        page.keyboard.press("End")
+        assert check() == 20
+    kept, lost = numbers(shown, "circle[data-norm]", "norm")
+    assert kept > 0.9 * norms(state(shown), 1)[0] and lost < kept / 300  # the point of the second chart
+    assert axis_names(shown) >= {"class", "probability", "temperature T", "norm of the student’s gradient"}
     assert page.problems == []
+    linked = figure(visit(f"{PAGE}?softmax.temperature=5#figure-softmax"), "softmax")
+    assert state(linked)["temperature"] == 5 and "T = 5" in linked.locator("svg").first.text_content()
 
 
 def pull(page, handle, x: float, y: float | None = None, steps: int = 6) -> None:
@@ -318,17 +366,30 @@ def test_standardize(visit):
 def test_mixup(visit):
     import base64
 
+    import numpy as np
     import scipy.stats
 
     page = visit(PAGE)
     shown = figure(page, "mixup")
+    handle = shown.get_by_role("slider", name="Weight of the first image")
     first, second = (
-        torch.frombuffer(bytearray(base64.b64decode(p)), dtype=torch.uint8).double() for p in state(shown)["pictures"]
+        torch.frombuffer(bytearray(base64.b64decode(p)), dtype=torch.uint8).double() for p in state(shown)["images"]
     )
+    side = round((len(first) / 3) ** 0.5)
+
+    def module(call: str, given=None):
+        return shown.evaluate(
+            f"""async (figure, given) => {{
+            const m = await import(URL.createObjectURL(new Blob([BL_KIT, BL_MODULES.mixup], {{type: "text/javascript"}})));
+            return {call};
+        }}""",
+            given,
+        )
 
     def check():
         now = state(shown)
-        close(numbers(shown, "td[data-p]", "p"), torch.tensor([now["weight"], 1 - now["weight"]], dtype=torch.float64))
+        assert 0 <= now["weight"] <= 1
+        close(numbers(shown, "rect[data-p]", "p"), torch.tensor([now["weight"], 1 - now["weight"]], dtype=torch.float64))
         close(numbers(shown, "canvas[data-mean]", "mean")[0], torch.lerp(second, first, now["weight"]).mean())
         at = numbers(shown, "circle.bl-x-dot", "at")[0]
         wanted = torch.distributions.Beta(*[torch.tensor(now["alpha"], dtype=torch.float64)] * 2).log_prob(at).exp()
@@ -337,26 +398,80 @@ def test_mixup(visit):
         centre = shown.locator("canvas[data-mean]").evaluate(
             "c => [...c.getContext('2d').getImageData(c.width / 2, c.height / 2, 1, 1).data].slice(0, 3)"
         )
-        side = round((len(first) / 3) ** 0.5)
         mixed = torch.lerp(second, first, now["weight"]).view(3, side, side)[:, side // 2, side // 2]
         assert (torch.tensor(centre) - mixed).abs().max() <= 0.51
+        # The histogram, and what is said of it, are those of the hundred weights.
+        weights = np.array(module("m.hundred(...given)", [now["alpha"], now["draws"]]))
+        assert numbers(shown, "rect[data-count]", "count").tolist() == np.histogram(weights, 20, (0, 1))[0].tolist()
+        lighter = np.minimum(weights, 1 - weights)
+        said, real = shown.locator(".bl-x-answer").inner_text(), int((lighter >= 0.1).sum())
+        assert said.startswith(f"{real} of these 100") and shown.locator(".bl-x-mixes").text_content() == f"{real} really mix"
+        even = int((lighter >= min(now["weight"], 1 - now["weight"])).sum())
+        assert re.search(rf"more\. {even} mix(es)? at least as evenly as now\.$", said)
+        return weights
 
+    usual = check()
+    assert state(shown)["alpha"] == 0.1 and (np.minimum(usual, 1 - usual) >= 0.1).sum() < 30  # the point of the figure
+    pull_handle(page, handle, 0.2)
+    assert 0.1 < state(shown)["weight"] < 0.3
     check()
-    drag(page, shown, "weight", 0.2)
-    keys(page, shown, "alpha", "ArrowRight", 40)
+    handle.focus()
+    before = state(shown)["weight"]
+    page.keyboard.press("ArrowRight")
+    assert state(shown)["weight"] == pytest.approx(before + 0.01)
+    page.keyboard.press("End")
+    assert state(shown)["weight"] == 1
     check()
-    shown.get_by_role("button").click()
-    assert state(shown)["draws"] == 1
+    # Every press of a key moves alpha.
+    for wanted in (0.2, 0.4, 0.7, 1):
+        keys(page, shown, "alpha", "ArrowRight")
+        assert state(shown)["alpha"] == wanted
+    even = check()
+    assert (np.minimum(even, 1 - even) >= 0.1).sum() > 65
+    shown.get_by_role("button", name="Draw another 100").click()
+    assert state(shown)["draws"] == 5 and not np.array_equal(check(), even)
+    # A step is chosen from the strip, by click and by key; its tile shows its mixture.
+    weights, film = check(), shown.locator(".bl-x-strip")
+    picker = film.get_by_role("slider")
+    film.scroll_into_view_if_needed()
+    box = film.bounding_box()
+    page.mouse.click(box["x"] + 3.5 / 20 * box["width"], box["y"] + 2.5 / 5 * box["height"])
+    assert state(shown)["weight"] == pytest.approx(weights[43], abs=5.1e-4)
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowUp")
+    assert picker.get_attribute("aria-valuenow") == "25"
+    assert state(shown)["weight"] == pytest.approx(weights[24], abs=5.1e-4)
+    tile = film.locator("canvas").evaluate(
+        "c => [...c.getContext('2d').getImageData(4 * 32, 32, 32, 32).data].filter((_, i) => i % 4 < 3)"
+    )
+    assert np.mean(tile) == pytest.approx(torch.lerp(second, first, weights[24].item()).mean().item(), abs=2)
     check()
     for alpha in (0.1, 1, 3):
-        drawn = shown.evaluate(
-            """async (figure, alpha) => {
-            const module = await import(URL.createObjectURL(new Blob([BL_KIT, BL_MODULES.mixup], {type: "text/javascript"})));
-            return Array.from({length: 2000}, (_, i) => module.drawWeight(alpha, i + 1));
-        }""",
-            alpha,
-        )
+        drawn = module("Array.from({length: 2000}, (_, i) => m.drawWeight(given, i + 1))", alpha)
         assert scipy.stats.kstest(drawn, scipy.stats.beta(alpha, alpha).cdf).pvalue > 0.001
+    assert axis_names(shown) == {"mixed label", "steps of 100", "weight λ of “temple”"}
+    assert [p for p in page.problems if "getImageData" not in p] == []  # this test reads pixels often
+    linked = figure(visit(f"{PAGE}?mixup.weight=0.9&mixup.alpha=2&mixup.draws=7#figure-mixup"), "mixup")
+    assert [state(linked)[name] for name in ("weight", "alpha", "draws")] == [0.9, 2, 7]
+
+
+def test_mixup_of_own_images(visit, tmp_path):
+    from PIL import Image
+
+    page = visit(PAGE)
+    shown = figure(page, "mixup")
+    Image.new("RGB", (300, 200), (200, 40, 80)).save(tmp_path / "my red cat.png")
+    (tmp_path / "note.png").write_text("no image")
+    sent = []
+    page.on("request", lambda request: sent.append(request.url))
+    shown.get_by_label("Your own first image").set_input_files(tmp_path / "my red cat.png")
+    page.wait_for_function("() => document.querySelector('#figure-mixup svg').textContent.includes('my red cat')")
+    pixel = shown.locator("canvas").first.evaluate("c => [...c.getContext('2d').getImageData(9, 9, 1, 1).data]")
+    assert pixel == [200, 40, 80, 255]
+    shown.get_by_label("Your own second image").set_input_files(tmp_path / "note.png")
+    page.wait_for_function("() => document.querySelector('#figure-mixup .bl-x-answer').textContent.includes('note.png cannot')")
+    assert all(url.startswith("blob:") for url in sent) and page.problems == []
+    assert "cat" not in json.dumps(state(shown))  # nothing reaches a kernel
 
 
 def pull_by(page, shown, selector: str, dx: float, dy: float = 0) -> None:
@@ -561,7 +676,7 @@ def test_settings_live_in_the_address(visit):
     assert state(figure(again, "softmax"))["temperature"] == 20 and state(figure(again, "norms"))["groups"] == 2
     assert figure(again, "norms").locator('input[value="2"]').is_checked()
     nonsense = visit(f"{PAGE}?softmax.temperature=-3&softmax.logits=1&norms.groups=evil&norms.batch=3&hyperrule.step=1.5")
-    assert state(figure(nonsense, "softmax"))["temperature"] == 1 and len(state(figure(nonsense, "softmax"))["logits"]) == 10
+    assert state(figure(nonsense, "softmax"))["temperature"] == 2 and len(state(figure(nonsense, "softmax"))["logits"]) == 10
     assert (state(figure(nonsense, "norms"))["groups"], state(figure(nonsense, "norms"))["batch"]) == (4, 8)
     assert state(figure(nonsense, "hyperrule"))["step"] == 250
     assert nonsense.problems == []
@@ -576,7 +691,7 @@ def test_all_work_from_a_folder(visit):
         const replace = history.replaceState;
         history.replaceState = (...given) => { window.attempted = true; return replace.apply(history, given); };
     }""")
-    drag(page, figure(page, "softmax"), "temperature", 0.9)
+    keys(page, figure(page, "softmax"), "temperature", "End")
     page.wait_for_function("() => window.attempted")
     assert page.problems == []
 

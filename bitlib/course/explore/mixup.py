@@ -1,33 +1,40 @@
-"""Two images and their labels, mixed."""
+"""Two images and their labels, mixed, and the distribution that the weight comes from."""
 
 from __future__ import annotations
 
 import base64
 
+import numpy as np
 import torch
 import traitlets as t
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .. import plots
+from ...mixup import sample_lambda
+from ..palette import LIGHT
 from .base import Explorable
 
 
 class MixUp(Explorable):
-    """Two pictures and their labels, mixed; and Beta(alpha, alpha), from which training draws the weight.
+    """Two images and their labels, mixed; and a hundred weights from Beta(alpha, alpha), as training would draw them.
 
-    pictures: two uint8 [3, S, S] in base64; labels: their names. weight: of the first, 0 to 1. draws: how many weights were
-    drawn so far.
+    images: two uint8 [3, S, S] in base64; labels: their names. weight: of the first, 0 to 1. draws: which hundred. A reader's
+    own two images stay in the page: no trait holds them.
     """
 
     module = "mixup"
-    alt = "Two photographs and their mixture in equal parts."
-    pictures = t.List(t.Unicode()).tag(sync=True)
+    alt = (
+        "A temple, a flower and their mixture. Below, the weights of a hundred training steps with alpha 0.1: most lie near "
+        "0 or 1, where one image is almost alone."
+    )
+    images = t.List(t.Unicode()).tag(sync=True)
     labels = t.List(t.Unicode()).tag(sync=True)
-    weight = t.Float(0.5).tag(sync=True)
+    weight = t.Float(0.75).tag(sync=True)
     alpha = t.Float(0.1).tag(sync=True)
-    draws = t.Int(0).tag(sync=True)
-    limits = t.Dict({"weight": [0, 1, 0.005], "alpha": [0.05, 5, 0.01, "log"], "draws": [0, 9999, 1]}).tag(sync=True)
+    draws = t.Int(4).tag(sync=True)
+    limits = t.Dict({"weight": [0, 1, 0.001], "alpha": {"of": [0.05, 0.1, 0.2, 0.4, 0.7, 1, 2, 5]}, "draws": [1, 9999, 1]}).tag(
+        sync=True
+    )
 
     @classmethod
     def example(cls) -> MixUp:
@@ -40,19 +47,40 @@ class MixUp(Explorable):
         for name in ("china.jpg", "flower.jpg"):
             image = torch.from_numpy(load_sample_image(name).copy()).permute(2, 0, 1)
             left = (image.shape[2] - image.shape[1]) // 2
-            squares.append(resize(image[None, :, :, left : left + image.shape[1]], 48)[0])
+            squares.append(resize(image[None, :, :, left : left + image.shape[1]], 80)[0])
         return cls.of(*squares, ("temple", "flower"))
 
     @classmethod
     def of(cls, first: Tensor, second: Tensor, labels: tuple[str, str], **traits) -> MixUp:
-        """From two pictures, uint8 [3, S, S]."""
-        pictures = [base64.b64encode(x.contiguous().numpy().tobytes()).decode() for x in (first, second)]
-        return cls(pictures=pictures, labels=list(labels), **traits)
+        """From two images, uint8 [3, S, S]."""
+        images = [base64.b64encode(x.contiguous().numpy().tobytes()).decode() for x in (first, second)]
+        return cls(images=images, labels=list(labels), **traits)
 
     def picture(self) -> Figure:
-        first, second = (torch.frombuffer(bytearray(base64.b64decode(p)), dtype=torch.uint8) for p in self.pictures)
+        first, second = (torch.frombuffer(bytearray(base64.b64decode(x)), dtype=torch.uint8) for x in self.images)
         side = round((len(first) / 3) ** 0.5)
-        mixed = torch.lerp(second.float(), first.float(), self.weight).round().to(torch.uint8)
-        return plots.image_grid(
-            torch.stack([first, mixed, second]).unflatten(1, (3, side, side)), [self.labels[0], "mixed", self.labels[1]]
-        )
+
+        def mixed(weight: float) -> np.ndarray:
+            pixels = torch.lerp(second.float(), first.float(), weight).round().to(torch.uint8)
+            return pixels.view(3, side, side).permute(1, 2, 0).numpy()
+
+        g = torch.Generator().manual_seed(0)
+        weights = [sample_lambda(self.alpha, g) for _ in range(100)]
+        figure = Figure(figsize=(7.2, 5.4), layout="constrained", facecolor="white")
+        top, middle, bottom = figure.subfigures(3, 1, height_ratios=(1.5, 1.5, 1))
+        titles = (self.labels[0], self.labels[1], f"{self.weight:g} {self.labels[0]}, {1 - self.weight:g} {self.labels[1]}")
+        for axes, weight, title in zip(top.subplots(1, 3), (1, 0, self.weight), titles):
+            axes.imshow(mixed(weight))
+            axes.set_title(title, fontsize=10)
+            axes.axis("off")
+        axes = middle.subplots()
+        counts, edges = np.histogram(weights, 20, (0, 1))
+        barely = (edges[1:] < 0.101) | (edges[:-1] > 0.899)  # one image is almost alone
+        axes.bar(edges[:-1], counts, 0.045, align="edge", color=[LIGHT["plain" if b else "mixup"] for b in barely])
+        axes.axvline(self.weight, color=LIGHT["accent"])
+        axes.set(xlabel=f"weight of the {self.labels[0]}", ylabel="steps out of 100", xlim=(0, 1))
+        axes.spines[["top", "right"]].set_visible(False)
+        strip = bottom.subplots()
+        strip.imshow(np.vstack([np.hstack([mixed(w) for w in weights[row : row + 25]]) for row in range(0, 100, 25)]))
+        strip.axis("off")
+        return figure
