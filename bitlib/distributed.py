@@ -140,7 +140,7 @@ def for_all(model: nn.Module, shard: bool) -> nn.Module:
 
 
 def exchange(net: nn.Module, last: bool) -> AbstractContextManager:
-    """Around the work of `for_all`'s network on a part of a batch: gradients are exchanged once per step, after the last part."""
+    """Around the work of `for_all`'s network on a part of a batch: gradients are exchanged after the last part of a step."""
     if is_sharded(net):
         net.set_requires_gradient_sync(last)
     return net.no_sync() if isinstance(net, DistributedDataParallel) and not last else nullcontext()

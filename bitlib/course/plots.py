@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .palette import LIGHT, PALETTE, roles
-from .show import Html, data_url, images, inline, png  # noqa: F401
+from .show import Html, data_url, images, inline
 
 WIDE, NARROW, SIZE = 680, 343, 13  # widths of the two drawings and size of their text, in pixels
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -392,7 +392,3 @@ def mistakes(shown: Tensor, labels: Tensor, logits: Tensor, names: Sequence[str]
     confidence, predicted = torch.softmax(logits, 1).max(1)
     titles = [f"{names[y]} as {names[p]}\n{c:.0%} sure" for y, p, c in zip(labels, predicted, confidence)]
     return images(shown, titles, 72)
-
-
-def image_grid(shown, titles=(), columns=10):  # until the figures are merged
-    return images(shown, titles)

@@ -18,20 +18,16 @@ export function put(model, changes) {
   model.save_changes();
 }
 
-// A labelled slider for a trait whose limits stand in the trait "limits": [low, high, step], a list {of: [...]} to choose
-// from, or [low, high, step, "log"]. show(value) is the text beside it, and what a screen reader says.
+// A labelled slider for a trait whose limits stand in the trait "limits": [low, high, step], or a list {of: [...]} to choose from.
+// show(value) is the text beside it, and what a screen reader says.
 export function slider(model, name, label, show = String) {
-  const limits = model.get("limits")[name];
-  const log = limits[3] === "log";
-  const list = limits.of;
-  const toPlace = (v) => (list ? nearest(list, v) : log ? Math.log(v / limits[0]) / Math.log(limits[1] / limits[0]) * 200 : v);
-  const toValue = (p) => (list ? list[p] : log ? snap(limits[0] * (limits[1] / limits[0]) ** (p / 200), limits) : p);
-  const [min, max, step] = list ? [0, list.length - 1, 1] : log ? [0, 200, 1] : limits;
+  const limits = model.get("limits")[name], list = limits.of;
+  const [min, max, step] = list ? [0, list.length - 1, 1] : limits;
   const input = node("input", { type: "range", min, max, step, "data-trait": name });
   const output = node("output");
-  input.addEventListener("input", () => put(model, { [name]: toValue(+input.value) }));
+  input.addEventListener("input", () => put(model, { [name]: list ? list[+input.value] : +input.value }));
   const place = () => {
-    input.value = toPlace(model.get(name));
+    input.value = list ? nearest(list, model.get(name)) : model.get(name);
     output.textContent = show(model.get(name));
     input.setAttribute("aria-valuetext", output.textContent);
   };
@@ -42,8 +38,8 @@ export function slider(model, name, label, show = String) {
 
 const nearest = (list, v) => list.reduce((best, x, i) => (Math.abs(x - v) < Math.abs(list[best] - v) ? i : best), 0);
 
-// Three digits are enough on a logarithmic scale; the step is the grain at the low end.
-function snap(v, [low, high, step]) {
+// The nearest value that reads well on a logarithmic scale: three digits, and no finer than the step of the limits.
+export function snap(v, [low, high, step]) {
   const grain = Math.max(step, 10 ** (Math.floor(Math.log10(v)) - 2));
   return Math.min(high, Math.max(low, +(Math.round(v / grain) * grain).toPrecision(12)));
 }

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import anywidget
 import traitlets as t
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from .. import palette
-from ..show import Html, data_url, png  # noqa: F401  (figures take these two from here)
+from ..show import Html, data_url  # noqa: F401  (figures take data_url from here)
 
 FOLDER = Path(__file__).parent.parent / "explorables"
 KIT = (FOLDER / "kit.mjs").read_text("utf8")
@@ -26,8 +25,7 @@ class Explorable(anywidget.AnyWidget):
     """A figure that is the same module everywhere.
 
     A subclass names its module and an `alt` text, declares its traits, and says which of them a reader may move: `limits`
-    maps each to [lowest, highest, step], with "log" as fourth for a logarithmic slider, or to {"of": [values]}. These
-    traits are kept in the page's address. `picture` draws what is shown where no script runs.
+    maps each to [lowest, highest, step] or to {"of": [values]}. These traits are kept in the page's address. `picture` draws what is shown where no script runs.
     """
 
     module = ""
@@ -51,10 +49,7 @@ class Explorable(anywidget.AnyWidget):
 
     def fallback(self) -> str:
         """What is shown until the figure is alive: one element of the class bl-fallback."""
-        picture = self.picture()
-        if isinstance(picture, Figure):
-            picture = figure_as_png(picture)
-        return f'<div class="bl-fallback">{picture.caption("", alt=self.alt).html()}</div>'
+        return f'<div class="bl-fallback">{self.picture().caption("", alt=self.alt).html()}</div>'
 
     def static_html(self) -> str:
         """A div with the state as JSON and a picture: what the website's runtime turns into the live figure."""
@@ -80,11 +75,3 @@ def style(module: str) -> str:
 def rounded(values: Tensor, digits: int = 5) -> list[float]:
     """Short numbers for JSON; six significant digits are more than a page shows."""
     return [float(f"{v:.{digits}g}") for v in values.tolist()]
-
-
-def figure_as_png(figure: Figure) -> Html:
-    import io
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=80, metadata={"Software": None})
-    return Html(f'<img alt="" src="{data_url(buffer.getvalue())}">', "")

@@ -6,10 +6,9 @@ import base64
 
 import torch
 import traitlets as t
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from .. import plots
+from ..show import Html, images, png
 from .base import Explorable, data_url, rounded
 
 SHOWN = 4  # channels
@@ -75,7 +74,7 @@ class Block(Explorable):
         middle = {"row": height // 2, "column": width // 2}
         limits = {"block": [0, 1, 1], "step": [0, len(STEPS) - 1, 1], "branch": [0, 1, 0.01], "channel": [0, SHOWN - 1, 1]}
         return cls(
-            photo=data_url(plots.png(image[0])),
+            photo=data_url(png(image[0])),
             blocks=[{"name": f"{stage}.unit0{i + 1}", "steps": s} for i, s in enumerate(blocks)],
             limits=limits | {"row": [0, height - 1, 1], "column": [0, width - 1, 1]},
             **middle | traits,
@@ -100,17 +99,14 @@ class Block(Explorable):
                 found.append(found[0])  # the shortcut of a block that keeps the shape
         return [*found, found[-1] + self.branch * found[-2]]
 
-    def picture(self) -> Figure:
-        rows = [*zip(STEPS, self.maps(self.block)), ("output", self.maps(self.block)[-1])]
-        figure = Figure(figsize=(6.4, 2.6), layout="constrained", facecolor="white")
-        grid = figure.subplots(SHOWN, len(rows))
-        for column, (name, maps) in enumerate(rows):
-            for axes, v in zip(grid[:, column], maps):
-                axes.imshow(v, cmap="PuOr", vmin=-maps.abs().max(), vmax=maps.abs().max())
-                axes.axis("off")
-            grid[0, column].set_title(name, fontsize=8)
-        figure.suptitle("Four channels after each step; output = shortcut + the last convolution", fontsize=10)
-        return figure
+    def picture(self) -> Html:
+        shown = [*zip(STEPS, self.maps(self.block)), ("output", self.maps(self.block)[-1])]
+        side = max(maps.shape[-1] for _, maps in shown)
+        grey = []
+        for _, maps in shown:
+            tile = (127.5 + 127.5 * maps[0] / maps.abs().max()).round().to(torch.uint8)
+            grey.append(tile.repeat_interleave(side // len(tile), 0).repeat_interleave(side // len(tile), 1).expand(3, -1, -1))
+        return images(torch.stack(grey), [name for name, _ in shown], 72)
 
 
 def distinct(x: Tensor, count: int = SHOWN) -> Tensor:

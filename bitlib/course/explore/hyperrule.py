@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import traitlets as t
-from matplotlib.figure import Figure
 
 from ...hyperrule import HyperRule
-from .. import palette
+from .. import plots
+from ..show import Html
 from .base import Explorable
 
 # Labelled training images of data sets that the paper fine-tunes on; ten images of each of ten classes are a hundred.
@@ -48,14 +48,10 @@ class Rule(Explorable):
         """The size of CIFAR-10."""
         return cls()
 
-    def picture(self) -> Figure:
-        figure = Figure(figsize=(6.4, 4), layout="constrained", facecolor="white")
-        panels = figure.subplots(2, 1, sharex=True, sharey=True)
-        for axes, variant, title in zip(panels, ("code", "paper"), ("Released code", "Paper")):
+    def picture(self) -> Html:
+        curves = {}
+        for variant, name in (("code", "released code"), ("paper", "paper")):
             rule = HyperRule(self.examples, (self.side, self.side), variant)
-            axes.plot([rule.lr(step) for step in range(rule.total_steps)], color=palette.LIGHT["accent"], linewidth=1.8)
-            axes.set_title(f"{title}: {self.examples:,} images", fontsize=10, loc="left")
-            axes.set_ylabel("Learning rate")
-            axes.spines[["top", "right"]].set_visible(False)
-        panels[-1].set_xlabel("Step")
-        return figure
+            steps = range(0, rule.total_steps, rule.total_steps // 500)
+            curves[name] = (list(steps), [rule.lr(step) for step in steps])
+        return plots.learning_curve(curves, "learning rate")

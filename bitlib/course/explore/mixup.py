@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import base64
 
-import numpy as np
 import torch
 import traitlets as t
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from ...mixup import sample_lambda
-from ..palette import LIGHT
+from ..show import Html, images
 from .base import Explorable
 
 
@@ -56,31 +53,9 @@ class MixUp(Explorable):
         images = [base64.b64encode(x.contiguous().numpy().tobytes()).decode() for x in (first, second)]
         return cls(images=images, labels=list(labels), **traits)
 
-    def picture(self) -> Figure:
+    def picture(self) -> Html:
         first, second = (torch.frombuffer(bytearray(base64.b64decode(x)), dtype=torch.uint8) for x in self.images)
         side = round((len(first) / 3) ** 0.5)
-
-        def mixed(weight: float) -> np.ndarray:
-            pixels = torch.lerp(second.float(), first.float(), weight).round().to(torch.uint8)
-            return pixels.view(3, side, side).permute(1, 2, 0).numpy()
-
-        g = torch.Generator().manual_seed(0)
-        weights = [sample_lambda(self.alpha, g) for _ in range(100)]
-        figure = Figure(figsize=(7.2, 5.4), layout="constrained", facecolor="white")
-        top, middle, bottom = figure.subfigures(3, 1, height_ratios=(1.5, 1.5, 1))
-        titles = (self.labels[0], self.labels[1], f"{self.weight:g} {self.labels[0]}, {1 - self.weight:g} {self.labels[1]}")
-        for axes, weight, title in zip(top.subplots(1, 3), (1, 0, self.weight), titles):
-            axes.imshow(mixed(weight))
-            axes.set_title(title, fontsize=10)
-            axes.axis("off")
-        axes = middle.subplots()
-        counts, edges = np.histogram(weights, 20, (0, 1))
-        barely = (edges[1:] < 0.101) | (edges[:-1] > 0.899)  # one image is almost alone
-        axes.bar(edges[:-1], counts, 0.045, align="edge", color=[LIGHT["plain" if b else "mixup"] for b in barely])
-        axes.axvline(self.weight, color=LIGHT["accent"])
-        axes.set(xlabel=f"weight of the {self.labels[0]}", ylabel="steps out of 100", xlim=(0, 1))
-        axes.spines[["top", "right"]].set_visible(False)
-        strip = bottom.subplots()
-        strip.imshow(np.vstack([np.hstack([mixed(w) for w in weights[row : row + 25]]) for row in range(0, 100, 25)]))
-        strip.axis("off")
-        return figure
+        mixed = torch.lerp(second.float(), first.float(), self.weight).round().to(torch.uint8)
+        titles = [*self.labels, f"{self.weight:g} {self.labels[0]}, {1 - self.weight:g} {self.labels[1]}"]
+        return images(torch.stack([first, second, mixed]).unflatten(1, (3, side, side)), titles, 104)

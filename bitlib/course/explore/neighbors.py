@@ -6,13 +6,14 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import traitlets as t
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from ..show import Html, images
 from .base import Explorable, data_url
 
 NEAR = 6  # neighbours in a row
@@ -91,21 +92,17 @@ class Neighbors(Explorable):
         found = self.neighbors(network)
         return found // self.copies == (torch.arange(found.shape[1]) // self.copies)[:, None]
 
-    def picture(self) -> Figure:
+    def picture(self) -> Html:
         whole = Image.open(io.BytesIO(base64.b64decode(self.sheet.partition(",")[2]))).convert("RGB")
-        side = whole.width // len(self.classes)
-        figure = Figure(figsize=(6.4, 4.4), layout="constrained", facecolor="white")
+        sheet, side = torch.from_numpy(np.array(whole)).permute(2, 0, 1), whole.width // len(self.classes)
+        thumbnails = sheet.unfold(1, side, side).unfold(2, side, side).permute(2, 1, 0, 3, 4).flatten(0, 1)
         found, same = self.neighbors(self.network)[:, self.query], self.same(self.network)
-        for row, (stage, all_axes) in enumerate(zip(self.stages, figure.subplots(len(self.stages), NEAR + 1))):
-            for axes, i, own in zip(all_axes, [self.query, *found[row].tolist()], [False, *same[row, self.query].tolist()]):
-                left, top = i // self.copies * side, i % self.copies * side
-                axes.imshow(whole.crop((left, top, left + side, top + side)))
-                axes.set(xticks=[], yticks=[])
-                axes.spines[:].set(visible=own, linewidth=3)
-            share = 100 * same[row].double().mean()
-            all_axes[0].set_ylabel(f"{stage}\n{share:.0f} % same", rotation=0, ha="right", va="center", fontsize=9)
-        figure.suptitle("The image, and the six nearest to it; framed: of its own class", fontsize=10)
-        return figure
+        rows = []
+        for row, stage in enumerate(self.stages):
+            titles = ["image", *("same" if own else "other" for own in same[row, self.query].tolist())]
+            share = f"<p>{stage}: {100 * same[row].double().mean():.0f} % of all neighbours are of the same class</p>"
+            rows.append(share + images(thumbnails[[self.query, *found[row].tolist()]], titles, 40).html())
+        return Html("".join(rows), "nearest neighbours by stage")
 
 
 def letters() -> tuple[Tensor, list[str]]:

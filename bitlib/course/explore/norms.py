@@ -6,12 +6,10 @@ import base64
 
 import torch
 import traitlets as t
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from .. import plots
-from ..palette import LIGHT
+from ..show import Html, png
 from .base import Explorable, data_url
 
 POOL, CHANNELS = 512, 8
@@ -80,41 +78,8 @@ class Norms(Explorable):
         means, deviations = (s.double().view(-1, CHANNELS) for s in stored)
         return means, deviations
 
-    def picture(self) -> Figure:
-        means, deviations = self.statistics()
-        generator = torch.Generator().manual_seed(self.draw)
-        others = torch.tensor([i for i in range(len(means)) if i != self.image])
-        draws = [others[torch.randperm(len(others), generator=generator)[: self.batch - 1]] for _ in range(40)]
-        first = self.channel * self.groups // CHANNELS * CHANNELS // self.groups
-        rows = {"bn": [self.channel], "ln": range(CHANNELS), "in": [self.channel]}
-        rows["gn"] = range(first, first + CHANNELS // self.groups)
-
-        figure = Figure(figsize=(7.2, 3.2), layout="constrained", facecolor="white")
-        axes = figure.subplots(2, 4, sharey="row", height_ratios=(1, 1.2))
-        for column, (kind, name) in enumerate(NAMES.items()):
-            grid, strip = axes[:, column]
-            cells = torch.tensor(to_rgb(LIGHT["line"])).repeat(CHANNELS, self.batch, 1)
-            cells[list(rows[kind]), slice(None) if kind == "bn" else 0] = torch.tensor(to_rgb(LIGHT[kind]))
-            grid.imshow(cells, aspect="auto")
-            grid.set_xticks(torch.arange(self.batch + 1) - 0.5, [])
-            grid.set_yticks(torch.arange(CHANNELS + 1) - 0.5, [])
-            grid.grid(color="white", linewidth=1.5)
-            grid.tick_params(length=0)
-            grid.set_title(name, fontsize=10, color=LIGHT[kind])
-            grid.set_xlabel("image", fontsize=9)
-            values = []
-            for draw in draws:
-                images = [self.image, *draw.tolist()] if kind == "bn" else [self.image]
-                m, d = means[images][:, list(rows[kind])], deviations[images][:, list(rows[kind])]
-                spread = (d.square() + (m - m.mean()).square()).mean()
-                values.append((means[self.image, self.channel] - m.mean()) / (spread + 1e-5).sqrt())
-            strip.scatter(range(1, 41), values, s=6, color=LIGHT[kind])
-            strip.set_ylim(-2, 2)
-            strip.set_xlabel("random subset", fontsize=9)
-            strip.spines[["top", "right"]].set_visible(False)
-        axes[0, 0].set_ylabel("channel", fontsize=9)
-        axes[1, 0].set_ylabel("after the norm", fontsize=9)
-        return figure
+    def picture(self) -> Html:
+        return plots.norm_axes(images=4, channels=CHANNELS, groups=self.groups)
 
 
 def half(values: Tensor) -> str:
@@ -129,4 +94,4 @@ def sheet(images: Tensor) -> str:
     small = resize(images, min(16, images.shape[-1]))
     rows = -(-len(small) // 32)
     small = torch.cat([small, small.new_zeros(32 * rows - len(small), *small.shape[1:])])
-    return data_url(plots.png(small.unflatten(0, (rows, 32)).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)))
+    return data_url(png(small.unflatten(0, (rows, 32)).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)))

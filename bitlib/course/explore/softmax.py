@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 import traitlets as t
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from .. import plots
-from ..palette import LIGHT
+from ..show import Html, png
 from .base import Explorable, data_url, rounded
 
 
@@ -30,7 +29,7 @@ class Softmax(Explorable):
     image = t.Unicode().tag(sync=True)
     image_alt = t.Unicode().tag(sync=True)
     temperature = t.Float(2.0).tag(sync=True)
-    limits = t.Dict({"temperature": [0.5, 20, 0.01, "log"]}).tag(sync=True)
+    limits = t.Dict({"temperature": [0.5, 20, 0.01]}).tag(sync=True)
 
     @classmethod
     def example(cls) -> Softmax:
@@ -48,29 +47,9 @@ class Softmax(Explorable):
     @classmethod
     def of(cls, logits: Tensor, labels, image: Tensor | None = None, **traits) -> Softmax:
         """From a teacher's logits [C]. image: the one that they are about, uint8 [3, H, W]. The student knows nothing."""
-        shown = {} if image is None else {"image": data_url(plots.png(image)), "image_alt": "the image that the teacher sees"}
+        shown = {} if image is None else {"image": data_url(png(image)), "image_alt": "the image that the teacher sees"}
         return cls(logits=rounded(logits), student=[0.0] * len(logits), labels=list(labels), **shown, **traits)
 
-    def picture(self) -> Figure:
-        teacher, student = (torch.tensor(z, dtype=torch.float64) for z in (self.logits, self.student))
-        T = self.temperature
-        figure = Figure(figsize=(7.2, 3.6), layout="constrained", facecolor="white")
-        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-        left.barh(self.labels, (teacher / T).softmax(0).tolist(), color=LIGHT["teacher"], label=f"T = {T:g}")
-        left.barh(self.labels, teacher.softmax(0).tolist(), fill=False, edgecolor=LIGHT["ink"], linestyle=":", label="T = 1")
-        left.invert_yaxis()
-        left.set(xlabel="probability", ylabel="class")
-        left.legend(frameon=False, loc="lower right")
-        temperatures = torch.logspace(-0.3, 1.3, 60, dtype=torch.float64)[:, None]
-        norm = ((teacher / temperatures).softmax(1) - (student / temperatures).softmax(1)).norm(dim=1)
-        at, temperatures = LIGHT["student"], temperatures[:, 0]
-        right.plot(temperatures, norm * temperatures, color=at, label="with T²")
-        right.plot(temperatures, norm / temperatures, color=at, linestyle="--", label="without")
-        right.set_xscale("log")
-        right.set_xticks((0.5, 1, 2, 5, 10, 20), ("0.5", "1", "2", "5", "10", "20"))
-        right.minorticks_off()
-        right.set(xlabel="temperature T", ylabel="gradient norm", ylim=(0, None))
-        right.legend(frameon=False)
-        for axes in (left, right):
-            axes.spines[["top", "right"]].set_visible(False)
-        return figure
+    def picture(self) -> Html:
+        p = (torch.tensor(self.logits) / self.temperature).softmax(0)
+        return plots.bars(dict(zip(self.labels, p.tolist())), f"probability at T = {self.temperature:g}")

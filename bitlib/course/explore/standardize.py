@@ -7,9 +7,9 @@ import base64
 import torch
 import torch.nn.functional as F
 import traitlets as t
-from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..show import Html, images
 from .base import Explorable, rounded
 
 
@@ -59,19 +59,14 @@ class Standardize(Explorable):
         pixels = torch.frombuffer(bytearray(base64.b64decode(self.pixels)), dtype=torch.uint8)
         return pixels.view(3, round((len(pixels) / 3) ** 0.5), -1)
 
-    def picture(self) -> Figure:
+    def picture(self) -> Html:
         from ...data import to_input
         from ...norm import standardize_weight
 
         image = self.image()
         stored = torch.tensor(self.filters[self.filter]).view(1, 3, round((len(self.filters[0]) / 3) ** 0.5), -1)
         stored = stored * self.scale + self.shift
-        left, right = (F.conv2d(to_input(image[None]), w, padding="same")[0, 0] for w in (stored, standardize_weight(stored)))
-        figure = Figure(figsize=(7.2, 2.7), layout="constrained", facecolor="white")
-        limit = right.abs().quantile(0.98).item()
-        shown = {"image": image.permute(1, 2, 0), "stored weights": left, "standardised weights": right}
-        for axes, (title, content) in zip(figure.subplots(1, 3), shown.items()):
-            axes.imshow(content, cmap="gray", vmin=-limit, vmax=limit, interpolation="nearest")
-            axes.set_title(title, fontsize=10)
-            axes.axis("off")
-        return figure
+        found = [F.conv2d(to_input(image[None]), w, padding="same")[0, 0] for w in (stored, standardize_weight(stored))]
+        limit = found[1].abs().quantile(0.98)
+        grey = [(127.5 + 127.5 * (y / limit).clamp(-1, 1)).round().to(torch.uint8).expand(3, -1, -1) for y in found]
+        return images(torch.stack([image, *grey]), ["image", "filtered, as stored", "filtered, standardised"], 104)

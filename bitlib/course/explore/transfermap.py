@@ -5,10 +5,8 @@ from __future__ import annotations
 from statistics import fmean
 
 import traitlets as t
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
 
-from .. import palette
+from ..show import Html, table
 from .base import Explorable
 
 # What is trained, in the order of the rows; by the names that the results give to it.
@@ -84,23 +82,16 @@ class TransferMap(Explorable):
         limits = {"task": {"of": list(tasks)}, "row": {"of": rows}, "shot": {"of": shots}}
         return cls(tasks=tasks, models=models, limits=limits, **chosen | traits)
 
-    def picture(self) -> Figure:
+    def picture(self) -> Html:
         task = self.tasks[self.task]
-        rows = task["rows"]
-        means = [[100 * fmean(cell) for cell in row["cells"]] for row in rows]
-        figure = Figure(figsize=(6.4, 1 + 0.34 * len(rows)), layout="constrained", facecolor="white")
-        axes = figure.add_subplot()
-        tints = LinearSegmentedColormap.from_list("", ["white", palette.LIGHT["accent"]])
-        low, high = min(map(min, means)), max(map(max, means))
-        axes.imshow(means, tints, aspect="auto", vmin=low, vmax=2 * high - low)  # half of the tints: the numbers stay readable
-        for y, row in enumerate(means):
-            for x, value in enumerate(row):
-                axes.text(x, y, f"{value:.1f}", ha="center", va="center", color=palette.LIGHT["ink"])
-        axes.set_xticks(range(len(task["shots"])), task["shots"])
-        axes.set_yticks(range(len(rows)), [PARTS[row["part"]] + (f", {row['model']}" if row["model"] else "") for row in rows])
-        axes.set_xlabel("Training images per class")
-        axes.set_title("Test accuracy (%)", fontsize=10, loc="left")
-        return figure
+        rows = (
+            [
+                PARTS[row["part"]] + (f", {row['model']}" if row["model"] else ""),
+                *(f"{100 * fmean(cell):.1f}" for cell in row["cells"]),
+            ]
+            for row in task["rows"]
+        )
+        return table(["Test accuracy (%); images per class:", *map(str, task["shots"])], rows)
 
 
 def size(model: str) -> int:
