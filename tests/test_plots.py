@@ -143,3 +143,21 @@ def test_norm_axes_colours_what_shares_a_mean():
     assert len({c for row in batch for c in row}) == 8 and all(row == batch[0] for row in batch)
     assert len({row[0] for row in layer}) == 4 and all(len(set(row)) == 1 for row in layer)
     assert all(row[0] == row[3] != row[4] for row in group)
+
+
+def test_rules_of_one_figure_do_not_touch_another():
+    """All figures share a page: a rule in NAME.css holds inside its own figure only."""
+    for path in (ROOT / "bitlib" / "course" / "explorables").glob("*.css"):
+        if path.stem == "explorables":
+            continue
+        text = re.sub(r"/\*.*?\*/", "", path.read_text("utf8"), flags=re.S)
+        selectors = [s.strip() for s in re.findall(r"([^{}]+)\{[^{}]*\}", text) if s.strip() not in ("from", "to")]
+        root = ".bl-x-map" if path.stem == "transfermap" else f".bl-x-{path.stem}"
+        for selector in selectors:
+            assert all(root in part for part in re.split(r",(?![^(]*\))", selector)), (path.name, selector)
+
+
+def test_figures_take_their_colours_from_the_palette():
+    for path in (ROOT / "bitlib" / "course" / "explorables").iterdir():
+        found = re.findall(r"#[0-9a-fA-F]{3,8}\b(?![^<]*id)", re.sub(r"url\(#[^)]*\)", "", path.read_text("utf8")))
+        assert not found, (path.name, found)
