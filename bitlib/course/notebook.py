@@ -97,7 +97,7 @@ def live_probe(features: dict[str, torch.Tensor], labels: dict[str, torch.Tensor
 
 
 def live_mixup(model, first: torch.Tensor, second: torch.Tensor, names, titles: tuple[str, str]) -> object:
-    """A slider that mixes two pictures and asks `model` about the mixture.
+    """A slider that mixes two images and asks `model` about the mixture.
 
     first, second: uint8 [3, S, S], of the side that the model was trained on. Returns an ipywidgets box.
     """
@@ -124,7 +124,7 @@ def live_mixup(model, first: torch.Tensor, second: torch.Tensor, names, titles: 
 def live_freezing(name: str, task, steps: int = 25) -> object:
     """A control that fine-tunes the model called `name`, for real, with as much of it frozen as you choose.
 
-    A run takes a second or two and `steps` steps; accuracies are on validation pictures. Returns an ipywidgets box.
+    A run takes a second or two and `steps` steps; accuracies are on validation images. Returns an ipywidgets box.
     """
     import ipywidgets as widgets
 
@@ -147,7 +147,7 @@ def live_freezing(name: str, task, steps: int = 25) -> object:
         share = sum(p.numel() for p in model.parameters() if p.requires_grad) / sum(p.numel() for p in model.parameters())
         answer.value = (
             f"{share:.1%} of the weights trained: {done.evaluate('train').accuracy:.0%} of the training "
-            f"pictures right, {done.val_accuracy:.1%} of the validation pictures"
+            f"images right, {done.val_accuracy:.1%} of the validation images"
         )
 
     for control in (shots, depth):
@@ -177,7 +177,7 @@ def live_parts(models: dict, change) -> object:
 
 
 def companions_matter(x: torch.Tensor, batch: int, groups: int | None = None, trials: int = 50) -> float:
-    """How far picture 0 moves, normalised, when the other pictures of its batch are drawn anew.
+    """How far image 0 moves, normalised, when the other images of its batch are drawn anew.
 
     x: float [N, C, H, W]; groups: None for batch norm. Root mean square, over `trials` draws, of the distance from the
     average; the normalised numbers have a deviation of about 1.
