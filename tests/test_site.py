@@ -142,6 +142,19 @@ def test_no_code_on_the_first_screen_of_a_chapter(visit, name, width):
     assert tops and min(tops) > 900
 
 
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_chapters_are_accessible(visit, name):
+    """No violation that axe knows, light and dark, at three sizes."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    for scheme in ("light", "dark"):
+        page = visit(name, scheme=scheme)
+        for width in (375, 820, 1440):
+            page.set_viewport_size({"width": width, "height": 900})
+            found = Axe().run(page).response["violations"]
+            assert found == [], [(v["id"], width, scheme, [n["html"][:200] for n in v["nodes"]][:3]) for v in found]
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_figures_are_named_and_readable_on_a_phone(visit, name):
     """Every plot has both axes named, in text of 11 pixels or more as it is displayed."""
