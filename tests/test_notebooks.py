@@ -79,6 +79,7 @@ def test_folded_cells_are_folded_in_all_three_places(notebook):
         if cell.source.startswith("# @title"):
             assert cell.metadata["jupyter"]["source_hidden"] and cell.metadata["cellView"] == "form"
             assert {"hide-input", "hide-cell", "remove-cell"} & set(cell.metadata["tags"])
+        assert not cell.source.startswith("plots."), f"fold the plot with a # @title: {cell.source[:80]}"
 
 
 def test_plots_have_alt_text_and_caption(notebook):

@@ -257,7 +257,7 @@ def dot_panels(
     """Several of `dots` on one scale, side by side where there is room. panels: {title: {method: values}}, all alike."""
     columns = columns if width >= 500 else 1
     rows, methods = -(-len(panels) // columns), list(next(iter(panels.values())))
-    step = 40 if columns == 1 else 30
+    step = 44 if columns == 1 else 30
     figure = Figure(figsize=(width / 72, rows * (44 + step * len(methods)) / 72 + 30 / 72))
     grid = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).flat
     for axes, (title, results) in zip(grid, panels.items()):
@@ -269,7 +269,7 @@ def dot_panels(
             spread = values.std(ddof=1) if len(values) > 1 else 0
             axes.errorbar(values.mean(), row, xerr=spread, color=LIGHT[name], marker=marker, markersize=7, capsize=4)
             if columns == 1:  # the name stands above its row: beside it, it would take half of a phone
-                axes.annotate(method, (0, row), (2, 7), ("axes fraction", "data"), "offset points", color=LIGHT[name])
+                axes.annotate(method, (0, row), (2, 9), ("axes fraction", "data"), "offset points", color=LIGHT[name])
         axes.set_yticks(range(len(methods)), [""] * len(methods) if columns == 1 else methods)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)

@@ -16,6 +16,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+NUMBER = re.compile(r"[−+-]?\d[\d.,]*( ?± ?[\d.,]+)?( ?[%×]| [A-Za-z]{1,6})?|–|")  # with its spread and unit, or nothing
 OPTION = re.compile(r"^- \[([ x])\] (.+?) :: (.+)$")
 
 
@@ -88,7 +89,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
     """A small table: names to the left, numbers to the right. Cells are text or numbers; `heads` names the columns."""
     rows = [[str(cell) for cell in row] for row in rows]
     columns = list(zip(*[heads, *rows]))
-    numeric = [all(re.match(r"^[−+-]?[\d.,]", cell) or cell in ("", "–") for cell in column[1:]) for column in columns]
+    numeric = [all(NUMBER.fullmatch(cell) for cell in column[1:]) for column in columns]
     widths = [max(map(len, column)) for column in columns]
 
     def line(cells: Sequence[str]) -> str:
@@ -97,7 +98,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
 
     def row(cells: Sequence[str], tag: str) -> str:
         styles = (
-            f' style="text-align:{"right" if right else "left"};white-space:{"nowrap" if right else "normal"}"'
+            f' style="text-align:{"right" if right else "left"};white-space:{"nowrap" if right and tag == "td" else "normal"}"'
             for right in numeric
         )
         marked = (f"<{tag}{style}>{inline(cell)}</{tag}>" for cell, style in zip(cells, styles))
