@@ -1,8 +1,8 @@
-"""Measure speed and memory beside batch norm and timm on this machine's processor, and write results/bench_cpu.json.
+"""Compare speed and memory with batch norm and timm on this machine's CPU, and write results/bench_cpu.json.
 
-    python benchmarks/speed.py        some eight minutes on two cores
-Leave the machine alone meanwhile. All contestants of a case take turns in one process, so that the ratios hold even where
-the machine is noisy. `bitlib bench` measures single cases; a GPU has `make gpu`.
+    python benchmarks/speed.py        about eight minutes on two cores
+Leave the machine alone while it runs. All contestants of a case take turns in one process, so the ratios hold even on a
+noisy machine. `bitlib bench` measures single cases; for a GPU there is `make gpu`.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from bitlib.course.bench import Case, contestants, run_cases, table, time_parts
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "data_scripts"))
-from record import commit, record  # noqa: E402 - the scripts are no package
+from record import commit, record  # noqa: E402 - the scripts are not a package
 
 
 def processor() -> str:
-    """The processor's name, as the system gives it."""
+    """The name of the CPU, as the system reports it."""
     try:
         names = [line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
     except OSError:
@@ -30,17 +30,17 @@ def processor() -> str:
 
 
 def check_commit(allow_dirty: bool) -> None:
-    """Raises UserError where figures could not be traced back to a commit."""
+    """Raise UserError if the figures could not be traced back to a commit."""
     here = commit()
     if not allow_dirty and (not here or here.endswith("+")):
-        state = f"bitlib/ differs from commit {here[:-1]}" if here else f"{ROOT} is in no git commit"
+        state = f"bitlib/ differs from commit {here[:-1]}" if here else f"{ROOT} has no git commit"
         raise UserError(f"{state}, so the figures would belong to no commit; commit first, or pass --allow-dirty")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--allow-dirty", action="store_true", help="measure a checkout that differs from its commit")
+    parser.add_argument("--allow-dirty", action="store_true", help="measure even if bitlib/ differs from its commit")
     args = parser.parse_args()
     try:
         check_commit(args.allow_dirty)
@@ -50,9 +50,9 @@ def main():
     from bitlib.device import fast_16_bits
 
     device = torch.device("cpu")
-    # A learner's laptop. 16 bits only where they are fast: on some processors they are fifty times slower than 32.
+    # A learner's laptop. 16 bits only if they are fast: on some CPUs they are fifty times slower than 32.
     cases = [Case(mode, 128, 8, p) for p in ("fp32", fast_16_bits("cpu")) if p for mode in ("train", "infer")]
-    # Compiling pays most in inference: there, compiled networks take part beside the others as they are.
+    # Compilation pays off most in inference, so there, compiled networks are added to the others.
     done = run_cases(cases, device, args.rounds, who=contestants(compiled=True))
     print(table(done))
     about = {"processor": processor(), "rounds": args.rounds, "allow_dirty": args.allow_dirty}

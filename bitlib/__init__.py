@@ -6,7 +6,7 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-# Public names and where they live. They are imported when they are first used, so that `bitlib --help` needs no PyTorch.
+# Public names by module. Each is imported on first use, so that `bitlib --help` does not wait for PyTorch.
 _NAMES = {
     "data": ("Task", "list_tasks", "load_task"),
     "distill": ("Distillation", "Ensemble", "distillation_loss", "soften"),
@@ -24,7 +24,7 @@ __all__ = [*_HOME]
 
 
 class _Package(ModuleType):
-    """Three names are both a public function and the module it lives in; importing the module must not hide the function."""
+    """A package in which importing a module does not hide the public function of the same name (there are three)."""
 
     def __getattr__(self, name: str):
         if name in _HOME:

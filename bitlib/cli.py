@@ -1,6 +1,6 @@
-"""The command line: arguments to library calls, results to lines. No logic of its own.
+"""The command line: turns arguments into library calls and prints the results. It has no logic of its own.
 
-Exit status: 0 done, 2 a mistake of the user's (one line on stderr), 130 interrupted (what was done is saved).
+Exit status: 0 success, 2 user error (one line on stderr), 130 interrupted (progress is saved).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from .loop import PRECISIONS, Loop
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
-        """One line and status 2, without the usage block."""
+        """Print one line, without the usage block, and exit with status 2."""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def _number(kind: type, least: int) -> Callable[[str], int | float]:
-    """A reader of numbers that are `least` or more."""
+    """An argparse type: a number of this kind that is at least `least`."""
 
     def read(text: str) -> int | float:
         try:
@@ -37,7 +37,7 @@ def _number(kind: type, least: int) -> Callable[[str], int | float]:
             value = math.nan
         if not value >= least:
             what = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what}, {least} or more")
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what} of {least} or more")
         return value
 
     return read
@@ -47,7 +47,7 @@ _positive = _number(int, 1)
 
 
 def _add_options(sub: argparse.ArgumentParser, names: Iterable[str]) -> None:
-    """A flag for each of these fields of `Loop`: --micro-batches for micro_batches."""
+    """Add a flag for each of these fields of `Loop`, such as --micro-batches for micro_batches."""
     for option in fields(Loop):
         if option.name not in names:
             continue
@@ -65,13 +65,13 @@ def _add_options(sub: argparse.ArgumentParser, names: Iterable[str]) -> None:
 
 
 def _loop(args) -> Loop:
-    """The options that were given, as far as the command knows them."""
+    """The `Loop` for these arguments; options that the command does not have keep their defaults."""
     given = {option.name: getattr(args, option.name) for option in fields(Loop) if hasattr(args, option.name)}
     return Loop(**given, progress=not args.quiet)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands; each sets `run`, a function of the parsed arguments."""
+    """The parser for all commands; each command sets `run`, which takes the parsed arguments."""
     parser = _Parser(prog="bitlib", description="Transfer learning with Big Transfer (BiT).")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
@@ -82,30 +82,32 @@ def build_parser() -> argparse.ArgumentParser:
 
     def compute(sub: argparse.ArgumentParser) -> None:
         _add_options(sub, ("device",))
-        sub.add_argument("--quiet", action="store_true", help="no progress bar")
+        sub.add_argument("--quiet", action="store_true", help="show no progress bar")
 
     def inference(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--precision", default="fp32", choices=PRECISIONS, help="of the network (default: fp32)")
+        sub.add_argument("--precision", default="fp32", choices=PRECISIONS, help="precision of the network (default: fp32)")
         compute(sub)
 
     def training(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--steps", type=_positive, metavar="N", help="number of updates")
         sub.add_argument("--batch-size", type=_positive, metavar="B", help="images per update, over all processes")
         sub.add_argument("--lr", type=float, help="base learning rate")
-        sub.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default: 0)")
+        sub.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
         _add_options(sub, [option.name for option in fields(Loop) if option.name not in ("device", "progress")])
         compute(sub)
 
     def data(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("data", metavar="DATA", help="a folder with one sub-folder per class, or the name of a task")
-        sub.add_argument("--skip-bad", action="store_true", help="leave out unreadable images instead of stopping")
+        sub.add_argument("--skip-bad", action="store_true", help="skip unreadable images instead of stopping")
 
     def downstream(sub: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
         data(sub)
-        model = "see `bitlib models`; default: BiT-M-R50x1 if it is in the cache, else photos-L, which ships with the package"
-        sub.add_argument("--model", metavar="NAME|FILE", help=f"{model} and has learnt from small photographs")
-        sub.add_argument("--shots", type=_positive, metavar="K", help="use only K training images per class, drawn by --seed")
-        sub.add_argument("--variant", default="code", choices=("code", "paper"), help="of the HyperRule (default: code)")
+        default = "default: BiT-M-R50x1 if it is in the cache, otherwise photos-L, a small model that ships with the package"
+        sub.add_argument("--model", metavar="NAME|FILE", help=f"a name from `bitlib models`, or a weight file ({default})")
+        few = "use only K training images per class, chosen at random by --seed"
+        sub.add_argument("--shots", type=_positive, metavar="K", help=few)
+        variant = "variant of the HyperRule (default: code)"
+        sub.add_argument("--variant", default="code", choices=("code", "paper"), help=variant)
         training(sub)
         method = sub.add_mutually_exclusive_group()
         method.add_argument("--scratch", action="store_true", help="start from random weights, for comparison")
@@ -114,56 +116,59 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("models", run_models, "list the models")
     sub.add_argument("--json", action="store_true", help="as JSON")
 
-    sub = command("finetune", run_finetune, "fine-tune a pre-trained model on DATA by the BiT-HyperRule")
+    sub = command("finetune", run_finetune, "fine-tune a pre-trained model on DATA with the BiT-HyperRule")
     method = downstream(sub)
     method.add_argument("--linear-probe", action="store_true", help="fit only the head, on cached features")
-    method.add_argument("--freeze", metavar="STAGE", help="freeze all before stage1 to stage4, or before the head")
+    method.add_argument("--freeze", metavar="STAGE", help="freeze everything before STAGE: stage1 to stage4, or head")
 
     sub = command("distill", run_distill, "train a model on DATA to imitate a teacher that was fine-tuned on it")
     downstream(sub)
-    sub.add_argument("--teacher", required=True, metavar="MODEL", help="a folder that finetune wrote, or a model file")
-    sub.add_argument("--temperature", type=float, default=1.0, metavar="T", help="of teacher and student (default: 1)")
-    sub.add_argument("--alpha", type=float, default=1.0, help="1: the teacher alone, 0: the labels alone (default: 1)")
-    fixed = "let the teacher judge every whole image once, before training, instead of the student's crop at every step"
+    sub.add_argument("--teacher", required=True, metavar="MODEL", help="a folder written by finetune, or a model file")
+    softness = "temperature for teacher and student (default: 1)"
+    sub.add_argument("--temperature", type=float, default=1.0, metavar="T", help=softness)
+    weight = "weight of the teacher: 1 ignores the labels, 0 ignores the teacher (default: 1)"
+    sub.add_argument("--alpha", type=float, default=1.0, help=weight)
+    fixed = "run the teacher once, on whole images before training, instead of on the student's crops at every step"
     sub.add_argument("--fixed", action="store_true", help=fixed)
 
-    sub = command("evaluate", run_evaluate, "measure a model on a split of DATA")
-    sub.add_argument("model", metavar="MODEL", help="a folder that finetune wrote, or a model file")
+    sub = command("evaluate", run_evaluate, "measure the accuracy of a model on a split of DATA")
+    sub.add_argument("model", metavar="MODEL", help="a folder written by finetune, or a model file")
     data(sub)
-    sub.add_argument("--split", default="test", choices=("train", "val", "test"))
-    sub.add_argument("--json", metavar="FILE", help="write the figures to FILE as well")
+    sub.add_argument("--split", default="test", choices=("train", "val", "test"), help="(default: test)")
+    sub.add_argument("--json", metavar="FILE", help="also write the figures to FILE")
     inference(sub)
 
-    sub = command("predict", run_predict, "name the class of images")
-    sub.add_argument("model", metavar="MODEL", help="a folder that finetune wrote, or a model file")
-    sub.add_argument("images", nargs="+", metavar="IMAGE", help="image files, folders of them, or - for one on standard input")
-    sub.add_argument("--top", type=_positive, default=1, metavar="K", help="how many classes to name (default: 1)")
-    sub.add_argument("--json", action="store_true", help="one JSON object per line")
+    sub = command("predict", run_predict, "predict the class of each image")
+    sub.add_argument("model", metavar="MODEL", help="a folder written by finetune, or a model file")
+    files = "image files, folders of images, or - to read one image from standard input"
+    sub.add_argument("images", nargs="+", metavar="IMAGE", help=files)
+    sub.add_argument("--top", type=_positive, default=1, metavar="K", help="how many classes to list per image (default: 1)")
+    sub.add_argument("--json", action="store_true", help="print one JSON object per image")
     inference(sub)
 
-    sub = command("export", run_export, "write a trained model as an ONNX file, for other programs")
-    sub.add_argument("model", metavar="MODEL", help="a folder that finetune wrote, or a model file")
+    sub = command("export", run_export, "export a trained model to ONNX, for use in other programs")
+    sub.add_argument("model", metavar="MODEL", help="a folder written by finetune, or a model file")
     sub.add_argument("out", metavar="FILE.onnx")
-    sub.add_argument("--features", action="store_true", help="give the pooled features instead of the classes' logits")
-    sub.add_argument("--half", action="store_true", help="store the weights of a 16-bit model in 16 bits")
+    sub.add_argument("--features", action="store_true", help="output the pooled features instead of the logits")
+    sub.add_argument("--half", action="store_true", help="store the weights in 16 bits, if that loses nothing")
 
-    sub = command("pretrain", run_pretrain, "train a network from random weights, for others to start from")
+    sub = command("pretrain", run_pretrain, "train a network from random weights, as a starting point for fine-tuning")
     data(sub)
     sub.add_argument("--arch", default="small", help="architecture: small, medium, small-bn, R50x1, ... (default: small)")
     sub.add_argument("--side", type=_positive, default=32, metavar="PX", help="side of the training images (default: 32)")
-    sub.add_argument("--weight-decay", type=float, default=1e-4, help="(default: 1e-4)")
+    sub.add_argument("--weight-decay", type=float, default=1e-4, help="weight decay (default: 1e-4)")
     training(sub)
 
-    sub = command("bench", run_bench, "measure speed and memory on this machine, beside batch norm and timm")
+    sub = command("bench", run_bench, "compare speed and memory with batch norm and timm on this machine")
     sub.add_argument("--mode", nargs="+", default=["train", "infer"], choices=("train", "infer"))
-    sub.add_argument("--side", type=_positive, nargs="+", default=[128], metavar="PX", help="of the images (default: 128)")
+    sub.add_argument("--side", type=_positive, nargs="+", default=[128], metavar="PX", help="side of the images (default: 128)")
     sub.add_argument("--batch-size", type=_positive, nargs="+", default=[8], metavar="B")
-    usual = "(default: fp32, and 16 bits where they are fast on this device)"
+    usual = "(default: fp32, plus 16 bits if they are fast on this device)"
     sub.add_argument("--precision", nargs="+", choices=PRECISIONS[1:], help=usual)
-    sub.add_argument("--compile", action="store_true", help="compile all of them with torch.compile first")
-    sub.add_argument("--rounds", type=_positive, default=10, metavar="N", help="turns that each takes (default: 10)")
-    sub.add_argument("--parts", action="store_true", help="time data, checkpoint and linear head as well")
-    sub.add_argument("--json", metavar="FILE", help="write the figures to FILE as well")
+    sub.add_argument("--compile", action="store_true", help="compile every network with torch.compile first")
+    sub.add_argument("--rounds", type=_positive, default=10, metavar="N", help="timed rounds (default: 10)")
+    sub.add_argument("--parts", action="store_true", help="also time data loading, checkpoints and the linear head")
+    sub.add_argument("--json", metavar="FILE", help="also write the figures to FILE")
     compute(sub)
     return parser
 
@@ -188,25 +193,25 @@ def _default_model() -> str:
 
     if is_cached("BiT-M-R50x1"):
         return "BiT-M-R50x1"
-    hint = "--model BiT-M-R50x1 downloads one that has seen far more photographs"
-    print(f"no --model named: starting from photos-L, a small network of the course's own; {hint}", file=sys.stderr)
+    hint = "--model BiT-M-R50x1 downloads one trained on far more photographs"
+    print(f"no --model given: starting from photos-L, one of the course's small networks; {hint}", file=sys.stderr)
     return "photos-L"
 
 
 def _writable(out: Path, resume: bool) -> Path:
-    """Fail before the work rather than after it; creates nothing."""
+    """`out`, unless it cannot be written to: better to fail before the work than after it. Creates nothing."""
     existing = out
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write to {out} ({existing} is not a folder that you may write to); choose another --out")
+        raise UserError(f"cannot write to {out} ({existing} is not a folder you can write to); choose another --out")
     if (out / "run.json").exists() and not resume:
         raise UserError(f"{out} already holds a finished run; choose another --out, or delete it")
     return out
 
 
 def _prepare(args):
-    """(task, model, rule, loop) of a command that trains downstream."""
+    """(task, model, rule, loop) for `finetune` and `distill`."""
     from .data import load_task
     from .transfer import default_rule
     from .weights import create_model
@@ -276,12 +281,12 @@ def run_distill(args) -> None:
 
 def _same_classes(model, name: str, task, data: str) -> None:
     if tuple(model.info.class_names) != task.class_names:
-        odd = sorted(set(model.info.class_names) ^ set(task.class_names)) or ["their order"]
-        raise UserError(f"{name} and {data} do not have the same classes (first difference: {odd[0]!r})")
+        different = sorted(set(model.info.class_names) ^ set(task.class_names)) or ["their order"]
+        raise UserError(f"{name} and {data} do not have the same classes (first difference: {different[0]!r})")
 
 
 def _load_trained(path: str):
-    """A model that knows its classes and its resolution, from a file or a folder that finetune wrote."""
+    """A model with its class names and resolution, from a file or from a folder written by finetune."""
     from .weights import create_model
 
     file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
@@ -289,7 +294,7 @@ def _load_trained(path: str):
         raise UserError(f"{path} holds no model.safetensors; give the folder that `bitlib finetune --out` wrote")
     model = create_model(str(file) if file.exists() else path, pretrained=True)
     if not model.info.class_names or not model.info.crop:
-        raise UserError(f"{path} does not say its class names and resolution; use a model that bitlib trained")
+        raise UserError(f"{path} does not record its class names and resolution; use a model that bitlib trained")
     return model.eval()
 
 
@@ -310,7 +315,7 @@ def run_evaluate(args) -> None:
         print(f"left out {left_out} of {left_out + len(images)} images: the model was trained on them", file=sys.stderr)
     if not len(images):
         whole = f"the {args.split} split of {args.data}"
-        raise UserError(f"the model was trained on all images of {whole}; bring images it has not seen")
+        raise UserError(f"the model was trained on all images of {whole}; give it images that it has not seen")
     result = evaluate(model.to(device), images, model.info.crop, pick_precision(args.precision, device))
     figures = {"model": args.model, "task": task.name, "fingerprint": task.fingerprint, "split": args.split}
     figures |= {"images": len(images), "left_out": left_out, "accuracy": result.accuracy, "interval": [*result.interval()]}
@@ -332,7 +337,7 @@ def run_predict(args) -> None:
     from .evaluate import predict_logits
 
     device, model = pick_device(args.device), _load_trained(args.model)
-    paths: dict[Path, str] = {}  # with the names to print
+    paths: dict[Path, str] = {}  # file -> the name to print
     with tempfile.TemporaryDirectory() as folder:
         for name in args.images:
             path = Path(name)
@@ -368,7 +373,7 @@ def run_export(args) -> None:
     side = model.info.crop
     metadata = {"class_names": json.dumps(model.info.class_names, ensure_ascii=False), "side": str(side)}
     export_onnx(model, out, side, features=args.features, half=args.half, metadata=metadata)
-    print(f"x: float [N, 3, {side}, {side}], red green blue from -1 to 1")
+    print(f"x: float [N, 3, {side}, {side}], RGB in [-1, 1]")
     name, width = ("features", model.num_features) if args.features else ("logits", model.num_classes)
     print(f"{name}: float [N, {width}]")
     print(f"written to {out}")
@@ -446,7 +451,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"bitlib {args.command}: {error}".replace("\n", " "), file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        hint = "; run the same command with --resume to go on" if getattr(error, "checkpoint", None) else ""
+        hint = "; run the same command with --resume to continue" if getattr(error, "checkpoint", None) else ""
         print(f"bitlib {args.command}: {str(error) or 'interrupted'}{hint}", file=sys.stderr)
         return 130
     return 0

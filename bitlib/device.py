@@ -1,4 +1,4 @@
-"""What a device is and can do: its choice, which precision is fast on it, how tensors should lie in its memory."""
+"""Choosing a device, a precision that is fast on it, and a memory format for its tensors."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """The device of that name. "auto" is CUDA's (under torchrun, the process's own), else Apple's, else the CPU.
+    """The device by name. "auto" is a CUDA GPU (under torchrun, this process's own), else an Apple GPU, else the CPU.
 
-    Raises UserError for a device that this machine does not have.
+    Raises UserError for a device this machine does not have.
     """
     if str(device) == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -41,7 +41,10 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def pick_precision(precision: str, device: torch.device) -> str:
-    """ "fp32", "bf16" or "fp16"; "auto" is what is fast on this device. Says so where 16 bits were asked for and are slow."""
+    """The precision to use, "fp32", "bf16" or "fp16"; "auto" takes the fast one for this device.
+
+    Prints a note on stderr if the 16 bits asked for are slow here.
+    """
     fast = fast_16_bits(device.type if device.index is None else str(device))
     if precision == "auto":
         return fast or "fp32"
@@ -50,28 +53,29 @@ def pick_precision(precision: str, device: torch.device) -> str:
     return precision
 
 
-@functools.cache  # once
+@functools.cache  # so that it is printed only once
 def _say_slow(precision: str, better: str) -> None:
-    print(f"note: {precision} is slow on this processor; --precision auto would take {better}", file=sys.stderr)
+    print(f"note: {precision} is slow on this processor; --precision auto would choose {better}", file=sys.stderr)
 
 
 @functools.cache
 def fast_16_bits(device: str) -> str | None:
     """The 16-bit precision that is clearly faster than 32 bits on this device, or None.
 
-    GPUs: bf16 where they have units for it (compute capability 8 and later), fp16 on older ones such as the T4. CPUs: measured
-    once, by a small product, because without the right instructions 16 bits are some fifty times slower than 32.
+    On NVIDIA GPUs it is bf16 if the hardware supports it (compute capability 8 and later), and fp16 on older ones such as the
+    T4. On a CPU a small matrix product is timed once: without the right instructions, 16 bits are some fifty times slower
+    than 32.
     """
     if device.startswith("cuda"):
         return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
     if device != "cpu":
         return None
     best, threads = {}, torch.get_num_threads()
-    torch.set_num_threads(1)  # threads that wait for each other on a busy machine would be measured instead
+    torch.set_num_threads(1)  # on a busy machine, several would mostly wait for each other
     for dtype in (torch.float32, torch.bfloat16):
         a = torch.ones(256, 256, dtype=dtype)
         times = []
-        for _ in range(8):  # the first one also chooses kernels
+        for _ in range(8):  # the first run also chooses kernels
             start = time.perf_counter()
             a @ a
             times.append(time.perf_counter() - start)
@@ -81,20 +85,20 @@ def fast_16_bits(device: str) -> str | None:
 
 
 def memory_format(device: torch.device, precision: str) -> torch.memory_format:
-    """How images, activations and filters should lie in memory: channels last, but for 16 bits on a CPU.
+    """The memory format for images, activations and filters: channels last, except for 16 bits on a CPU.
 
-    There, PyTorch's kernels for group norm are faster on contiguous tensors, and so is a step (`benchmarks/speed.py`).
+    There, PyTorch's group norm is faster on contiguous tensors, and so is a whole training step (`benchmarks/speed.py`).
     """
     slow = device.type == "cpu" and precision != "fp32"
     return torch.contiguous_format if slow else torch.channels_last
 
 
 def need_compiler() -> None:
-    """Raises UserError where torch.compile would find no C++ compiler."""
+    """Raise UserError if torch.compile would find no C++ compiler."""
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-        raise UserError("torch.compile needs a C++ compiler, and there is no g++ here; install one, or do without --compile")
+        raise UserError("torch.compile needs a C++ compiler, and there is none here; install g++, or leave out --compile")
 
 
 def autocast(device: torch.device, precision: str):
-    """A context in which convolutions and products run in this precision; weights and statistics stay in 32 bits."""
+    """A context in which convolutions and matrix products run in this precision; weights and statistics stay in 32 bits."""
     return torch.autocast(device.type, DTYPES[precision] if precision != "fp32" else None, enabled=precision != "fp32")

@@ -21,9 +21,10 @@ from .files import UserError
 class Distillation:
     """How a student learns from its teacher.
 
-    temperature: softens teacher and student, above 0. alpha: weight of the teacher, from 0 (labels alone) to 1 (teacher alone).
-    consistent: at every step the teacher sees exactly the student's crops and mixtures (arXiv 2106.05237); else it judges every
-    whole image once, before training. Raises UserError for values out of range.
+    temperature: softens the outputs of teacher and student; above 0. alpha: weight of the teacher, from 0 (labels only) to 1
+    (teacher only). consistent: True shows the teacher exactly the student's crops and mixtures at every step (arXiv
+    2106.05237); False computes its logits once, before training, from the whole images. Raises UserError for values out of
+    range.
     """
 
     temperature: float = 1.0
@@ -33,19 +34,19 @@ class Distillation:
     def __post_init__(self):
         if not 0 <= self.alpha <= 1 or not self.temperature > 0:
             wrong = f"alpha is {self.alpha} and the temperature {self.temperature}"
-            raise UserError(f"{wrong}; alpha lies between 0 and 1, and the temperature above 0")
+            raise UserError(f"{wrong}; alpha must be between 0 and 1, and the temperature above 0")
 
 
 def soften(logits: Tensor, temperature: float) -> Tensor:
     """Probabilities softmax(logits / temperature). logits: float [N, C] -> [N, C], rows sum to 1.
 
-    A temperature above 1 lifts the small probabilities, one below 1 sharpens; 1 is the ordinary softmax. Raises
-    ValueError unless it is above 0.
+    A temperature above 1 raises the small probabilities, one below 1 lowers them; 1 is the ordinary softmax. Raises
+    ValueError unless the temperature is above 0.
     """
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; it must be above 0")
     scaled = logits / temperature
-    # The largest logit becomes 0: the same quotient, and no exponential overflows.
+    # Shifted so that the largest logit is 0: the quotient stays the same, and no exponential overflows.
     exponentials = (scaled - scaled.amax(1, keepdim=True)).exp()
     return exponentials / exponentials.sum(1, keepdim=True)
 
@@ -55,17 +56,17 @@ def distillation_loss(
 ) -> Tensor:
     """alpha * T^2 * KL(teacher || student), both softened by T, + (1 - alpha) * cross-entropy with the labels; in nats.
 
-    student, teacher: logits, float [N, C]; no gradient reaches the teacher. labels: int [N], needed where alpha < 1.
-    The KL term differs from Hinton's cross-entropy by the teacher's entropy, which has no gradient, and is 0 for a
-    perfect student. Gradients of a softened term shrink with 1 / T^2; the factor T^2 keeps both terms in balance whatever
-    the temperature. The labels are compared at temperature 1. Raises ValueError for an alpha or a temperature out of range.
+    student, teacher: logits, float [N, C]; no gradient reaches the teacher. labels: int [N], needed if alpha < 1.
+    The KL term is Hinton's cross-entropy minus the teacher's entropy, which has no gradient; a perfect student brings it to
+    0. Gradients of the softened term shrink with 1 / T^2, so the factor T^2 keeps both terms in balance at any temperature.
+    The labels are compared at temperature 1. Raises ValueError for an alpha or a temperature out of range.
     """
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}; it must lie between 0 (labels only) and 1 (teacher only)")
+        raise ValueError(f"alpha is {alpha}; it must be between 0 (labels only) and 1 (teacher only)")
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; it must be above 0")
     if alpha < 1 and labels is None:
-        raise ValueError("labels are needed where alpha is below 1")
+        raise ValueError("labels are needed when alpha is below 1")
     target, guess = ((x / temperature).log_softmax(1) for x in (teacher.detach(), student))
     loss = alpha * temperature**2 * F.kl_div(guess, target, reduction="batchmean", log_target=True)
     return loss if alpha == 1 else loss + (1 - alpha) * F.cross_entropy(student, labels)
@@ -74,15 +75,15 @@ def distillation_loss(
 class Ensemble(nn.Module):
     """Several networks as one: the mean of their logits, which is the geometric mean of their probabilities.
 
-    models: networks with the same classes. x: float [N, 3, H, W] -> logits [N, C]. It can be evaluated, and be the teacher
-    of `transfer.distill`. Raises ValueError where the classes differ in number, or for no networks.
+    models: networks with the same classes. x: float [N, 3, H, W] -> logits [N, C]. It can be evaluated, and used as
+    the teacher in `transfer.distill`. Raises ValueError for an empty list, or if the numbers of classes differ.
     """
 
     def __init__(self, models: Sequence[nn.Module]):
         super().__init__()
         classes = {model.num_classes for model in models}
         if len(classes) != 1:
-            raise ValueError(f"an ensemble needs networks of one number of classes, not {sorted(classes)}")
+            raise ValueError(f"an ensemble needs networks with the same number of classes, not {sorted(classes)}")
         self.models, self.num_classes = nn.ModuleList(models), classes.pop()
         self.info = SimpleNamespace(name="ensemble of " + ", ".join(model.info.name for model in models))
 

@@ -1,7 +1,7 @@
-"""Several processes that train one model, as `torchrun` starts them: who am I, which share is mine, who writes.
+"""Several processes, started by `torchrun`, that train one model: which one this is, its share of a batch, who writes files.
 
-Every process draws the same batch and takes its own part of it, so nothing is seen twice, and the result is that of one
-process up to rounding, on any number of them. Knows nothing of tasks and losses. Without torchrun, all of it is one process.
+Every process draws the same batch and takes its own rows of it, so no image is seen twice, and any number of processes gives
+the result of a single one up to rounding. Knows nothing about tasks and losses. Without torchrun there is one process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .files import UserError
 
 
 def ranks() -> tuple[int, int]:
-    """(number of this process, number of processes); (0, 1) where there is only one."""
+    """(rank of this process, number of processes); (0, 1) if there is only one."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
@@ -31,16 +31,16 @@ def is_main() -> bool:
 
 @contextmanager
 def process_group(device: str = "auto") -> Iterator[None]:
-    """Join the other processes for the length of the block, if torchrun started several; else do nothing.
+    """Join the other processes for the duration of the block, if torchrun started several; otherwise do nothing.
 
-    device: the one that was asked for. Tensors on GPUs travel by NCCL where every process has a GPU of its own, everything else
-    by gloo.
+    device: the one the user asked for. GPU tensors travel over NCCL if every process has its own GPU, everything else over
+    gloo. Raises UserError for a single numbered GPU.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         yield
         return
     if ":" in str(device):
-        raise UserError(f"device {str(device)!r} is one GPU for all processes; say cuda, and each takes its own")
+        raise UserError(f"device {str(device)!r} is one GPU for all processes; use cuda, and each takes its own")
     local = int(os.environ.get("LOCAL_RANK", 0))
     gpus = torch.cuda.device_count() if str(device) in ("auto", "cuda") else 0
     if gpus:
@@ -54,7 +54,7 @@ def process_group(device: str = "auto") -> Iterator[None]:
 
 
 def own_rows(size: int) -> range:
-    """Which rows of a batch are this process's; the rows of all processes make up the batch, sizes differ by one at most."""
+    """This process's rows of a batch. Together the processes cover every row once; their shares differ by one row at most."""
     rank, world = ranks()
     share, extra = divmod(size, world)
     start = rank * share + min(rank, extra)
@@ -70,7 +70,7 @@ def summed(tensor: Tensor) -> Tensor:
 
 
 def gathered(part: object) -> list:
-    """What every process passed, in the order of their numbers."""
+    """The values passed by all processes, in order of rank."""
     world = ranks()[1]
     if world == 1:
         return [part]
@@ -80,24 +80,24 @@ def gathered(part: object) -> list:
 
 
 def from_main(value: object) -> object:
-    """What the first process passed, on every process."""
+    """The value passed by the first process, on every process."""
     return gathered(value)[0]
 
 
 def wait_for_all() -> None:
-    """Go on when every process has come here."""
+    """A barrier: return once every process has arrived here."""
     if ranks()[1] > 1:
         dist.barrier()
 
 
 class AnyProcess:
-    """Whether any process wants something, asked at every step without waiting: the answer comes one step later."""
+    """Whether any process has a wish, asked at every step without waiting: the answer arrives one step later."""
 
     def __init__(self):
         self.asked: tuple[Tensor, dist.Work] | None = None
 
     def __call__(self, wish: bool) -> bool:
-        """Every process calls this alike, and all get the same answer."""
+        """All processes must call this, and all get the same answer: whether any of them passed True one call earlier."""
         if ranks()[1] == 1:
             return wish
         answer = False
@@ -110,28 +110,28 @@ class AnyProcess:
         return answer
 
     def end(self) -> None:
-        """Take back the last question."""
+        """Wait for the last exchange, whose answer nobody needs."""
         if self.asked:
             self.asked[1].wait()
             self.asked = None
 
 
 def for_all(model: nn.Module, shard: bool) -> nn.Module:
-    """The network to call in training: of several processes each holds all of it, or with `shard` a part of each weight.
+    """The network to call in training: each process holds a full copy, or with `shard` only a part of each weight.
 
-    shard: FSDP2; a block's weights are gathered while it works and dropped again. The model is then changed in place, and stays
-    in parts after training: all processes must call it together.
+    shard: use FSDP2, which gathers a block's weights while the block runs and then frees them. It changes the model in place
+    and leaves it sharded after training: from then on, all processes must call it together.
     """
     if ranks()[1] == 1:
         return model
     if not shard:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of a new name for the option, which PyTorch 2.11 does not know
-            # Batch-norm statistics stay each process's own, as without SyncBatchNorm.
+            warnings.simplefilter("ignore", FutureWarning)  # the option has a new name, which PyTorch 2.11 does not know
+            # Without SyncBatchNorm, each process keeps its own batch-norm statistics.
             return DistributedDataParallel(model, broadcast_buffers=False)
     from torch.distributed.fsdp import fully_shard
 
-    model.to(memory_format=torch.contiguous_format)  # FSDP2 cuts no other layout
+    model.to(memory_format=torch.contiguous_format)  # FSDP2 shards no other layout
     spread(model.state_dict(), model.state_dict())
     for child in model.children():
         for block in child if isinstance(child, nn.Sequential) else ():
@@ -140,25 +140,25 @@ def for_all(model: nn.Module, shard: bool) -> nn.Module:
 
 
 def exchange(net: nn.Module, last: bool) -> AbstractContextManager:
-    """Around the work of `for_all`'s network on a part of a batch: gradients are exchanged after the last part of a step."""
+    """A context for one micro-batch of `for_all`'s network: processes exchange gradients only after the `last` of a step."""
     if is_sharded(net):
         net.set_requires_gradient_sync(last)
     return net.no_sync() if isinstance(net, DistributedDataParallel) and not last else nullcontext()
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether this process holds only parts of the model's weights."""
+    """Whether this process holds only a part of each weight."""
     return any(hasattr(p, "full_tensor") for p in model.parameters())
 
 
-# One tensor at a time, and by hand: `torch.distributed.checkpoint` unpickles what it reads, and its broadcast of a state
-# (torch 2.15) mixes up weights that lie channels-last.
+# One tensor at a time, and by hand: `torch.distributed.checkpoint` unpickles what it reads, and its broadcast of a state dict
+# (torch 2.15) mixes up channels-last weights.
 
 
 def whole_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """These tensors, joined from all processes where they are sharded, on the CPU of the first process; {} on the others.
+    """The tensors, with shards joined, on the CPU of the first process; {} on the others.
 
-    All processes must call it together.
+    All processes must call this together.
     """
     whole = {}
     for name, tensor in tensors.items():
@@ -169,7 +169,7 @@ def whole_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def spread(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
-    """Fill the tensors of `target`, which may be sharded, with the first process's `source`; the others may pass {}."""
+    """Copy the first process's `source` into every process's `target`, which may be sharded; the others may pass {}."""
     with torch.no_grad():
         for name, tensor in target.items():
             if is_main():

@@ -1,4 +1,4 @@
-"""Downloading one file: resumed, verified, atomic, safe for two processes at once; and the lock for what others download."""
+"""Downloading a file: resumable, verified, atomic and safe with several processes; and a lock for other downloaders."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from tqdm import tqdm
 from .files import UserError, cache_dir, no_room
 
 CHUNK = 1 << 20
-TIMEOUT = 30  # seconds without an answer
+TIMEOUT = 30  # seconds without a response
 TRIES = 4
 
 
 @contextmanager
 def one_at_a_time(name: str) -> Iterator[None]:
-    """Other processes wait here until this one has left the block, so that only the first fills the cache.
+    """Make other processes wait until this one has left the block, so that only the first fills the cache.
 
-    Without effect where the cache cannot be written to: what such a cache holds was put there before.
+    Has no effect if the cache is read-only, since such a cache was filled earlier.
     """
     lock = cache_dir() / "locks" / f"{name}.lock"
     with ExitStack() as stack:
@@ -41,11 +41,11 @@ def one_at_a_time(name: str) -> Iterator[None]:
 
 
 def download(url: str, path: Path, progress: bool = True) -> Path:
-    """Fetch `url` to `path` unless it is there already; returns `path`.
+    """Download `url` to `path` unless it is already there; returns `path`.
 
-    What has arrived is kept in PATH.part and continued by the next call, provided that the server still has the same
-    file. The result must have the size, and the MD5 where it states one (Google storage does), that the server gave.
-    Raises UserError with what to put where, if there is no network; and where the content is wrong or the disk full.
+    A partial download stays in PATH.part, and the next call resumes it if the server still has the same file. The result
+    must match the size that the server states, and the MD5 if it states one (Google storage does). Raises UserError if the
+    content is wrong or the disk is full; and if there is no network, with the place to put the file by hand.
     """
     path = Path(path)
     try:
@@ -53,7 +53,7 @@ def download(url: str, path: Path, progress: bool = True) -> Path:
     except OSError as error:
         raise UserError(f"cannot write to {path.parent} ({error.strerror}); set BITLIB_HOME to another folder") from None
     with FileLock(path.with_name(path.name + ".lock")):
-        if path.exists():  # the other process was faster
+        if path.exists():  # another process was faster
             return path
         part = path.with_name(path.name + ".part")
         for left in reversed(range(TRIES)):
@@ -71,48 +71,48 @@ def download(url: str, path: Path, progress: bool = True) -> Path:
                     raise UserError(f"no space left for {path}; free some, or set BITLIB_HOME to another folder") from None
                 if not left or isinstance(getattr(error, "reason", None), OSError) and not part.exists():
                     wrong = f"cannot reach {url} ({getattr(error, 'reason', error)})"
-                    raise UserError(f"{wrong}; fetch that file on a machine with a network and put it at {path}") from None
+                    raise UserError(f"{wrong}; download it on a machine with a network and put it at {path}") from None
             except http.client.HTTPException:
                 if not left:
-                    wrong = f"{url} broke off {TRIES} times"
-                    raise UserError(f"{wrong}; run the same command again to go on, or put the file at {path}") from None
+                    wrong = f"the download of {url} broke off {TRIES} times"
+                    raise UserError(f"{wrong}; run the same command again to resume it, or put the file at {path}") from None
             time.sleep(0.2 * (TRIES - left))
     raise AssertionError("the last try returns or raises")
 
 
 def _mark(part: Path) -> Path:
-    """Beside PATH.part: which version of the file it belongs to."""
+    """The file beside PATH.part that says which version of the download it belongs to."""
     return part.with_name(part.name + ".etag")
 
 
 def _transfer(url: str, part: Path, progress: bool) -> http.client.HTTPMessage:
-    """Continue or begin PATH.part until the server has sent everything; returns the headers of its answer."""
+    """Start or resume PATH.part until the server has sent everything; returns the headers of its response."""
     have = part.stat().st_size if part.exists() else 0
     etag = _mark(part).read_text() if _mark(part).exists() else ""
     request = urllib.request.Request(url, headers={"User-Agent": "bitlib"})
     if have and etag:
         request.add_header("Range", f"bytes={have}-")
-        request.add_header("If-Range", etag)  # another version is sent whole, from its beginning
+        request.add_header("If-Range", etag)  # if the file has changed, the server sends all of it
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # nothing after what we have: complete already, or not of this file
+        if error.code == 416 and have:  # nothing beyond what we have: PATH.part is complete, or of another file
             part.unlink()
         raise
     with answer:
         resumed = answer.status == 206
         if not resumed:
             have = 0
-            part.unlink(missing_ok=True)  # before the mark changes: a process killed in between must not mix two versions
+            part.unlink(missing_ok=True)  # before the ETag changes, or a kill in between would mix two versions
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length else None
         if resumed:
-            # Some caches answer with another range than the one asked for; appended, it would be a wrong file.
+            # Some caches answer with a different range, and appending that would corrupt the file.
             stated = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("Content-Range", ""))
             first, last, whole = map(int, stated.groups()) if stated else (0, 0, 0)
             if first != have or last + 1 != whole or total not in (None, whole):
                 part.unlink()
-                raise http.client.HTTPException("another range than the one asked for")
+                raise http.client.HTTPException("not the range that was asked for")
             total = whole
         _mark(part).write_text(answer.headers.get("ETag", ""))
         unit = {"unit": "B", "unit_scale": True, "desc": part.stem}
@@ -130,9 +130,9 @@ def _transfer(url: str, part: Path, progress: bool) -> http.client.HTTPMessage:
 
 
 def _verify(part: Path, headers: http.client.HTTPMessage, url: str) -> None:
-    """Compare size and MD5 with what the server stated; a wrong file is removed."""
+    """Compare size and MD5 with those that the server stated; remove the file and raise UserError if they differ."""
     size, wanted = part.stat().st_size, int(headers["X-Expected-Size"])
-    problem = f"{size} bytes arrived, {wanted} were announced" if size != wanted else ""
+    problem = f"{size} bytes arrived, {wanted} were expected" if size != wanted else ""
     stated = [item.strip() for line in headers.get_all("x-goog-hash") or () for item in line.split(",")]
     for item in stated:
         if not problem and item.startswith("md5="):
@@ -143,4 +143,4 @@ def _verify(part: Path, headers: http.client.HTTPMessage, url: str) -> None:
     if problem:
         part.unlink()
         _mark(part).unlink(missing_ok=True)
-        raise UserError(f"what came from {url} is damaged ({problem}); it was removed, run the same command again")
+        raise UserError(f"the download of {url} was damaged ({problem}) and has been removed; run the same command again")

@@ -1,4 +1,4 @@
-"""What a trained model does on images: logits, accuracy, calibration, confusion, worst mistakes."""
+"""Evaluating a trained model on images: logits, accuracy, calibration, confusion matrix, worst mistakes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from .distributed import gathered, is_sharded
 from .files import UserError
 from .norm import hold_standardized, standardized_convs
 
-EVAL_BATCH = 256  # fixed, so that the order of a sum, and so its last bit, does not depend on the caller
+EVAL_BATCH = 256  # fixed, so that the order of summation, and with it the last bit, is always the same
 
 
 @torch.no_grad()
 def run_over(function, images: Images, side: int, device: torch.device, precision: str = "fp32") -> Tensor:
-    """Apply `function` (float [B, 3, side, side] in [-1, 1] -> [B, ...]) to all images, resized; float32 on the CPU.
+    """Apply `function` (float [B, 3, side, side] in [-1, 1] -> [B, ...]) to all images; returns float32 on the CPU.
 
-    Images are resized as a whole, without a crop, as the paper tests (section 3.3). Several processes share the work, and
-    each gets the whole result. Where the device runs out of memory, batches are halved; UserError where one image is too much.
+    Images are resized, not cropped, as in the paper's tests (section 3.3). Several processes share the work, and each gets the
+    whole result. If the device runs out of memory, the batch is halved. Raises UserError if even one image does not fit, or
+    for an empty split.
     """
     if not len(images):
         raise UserError("there are no images to evaluate in this split")
@@ -40,10 +41,10 @@ def run_over(function, images: Images, side: int, device: torch.device, precisio
             except torch.OutOfMemoryError:
                 if in_parts:  # the other processes would wait for forward passes that this one does not need
                     raise UserError(
-                        "out of memory in evaluation; what was trained is saved, evaluate it on one process"
+                        "out of memory during evaluation; the trained model is saved, so evaluate it on one process"
                     ) from None
                 if min(at_once, len(x)) == 1:
-                    raise UserError(f"the device is out of memory with one image of {side} px; use --device cpu") from None
+                    raise UserError(f"the device runs out of memory with one image of {side} px; use --device cpu") from None
             at_once = -(-min(at_once, len(x)) // 2)
             if device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -53,7 +54,7 @@ def run_over(function, images: Images, side: int, device: torch.device, precisio
 
 
 def predict_logits(model: nn.Module, images: Images, side: int, precision: str = "fp32") -> Tensor:
-    """Logits [N, C] of a model in evaluation mode, on the device where it is; its mode is restored afterwards."""
+    """Logits float32 [N, C], on the CPU, of a model in evaluation mode on its own device; then restores the model's mode."""
     was_training = model.training
     model.eval()
     try:
@@ -76,11 +77,11 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Share of images whose largest logit is the label's, 0 to 1."""
+        """Share of correct predictions, 0 to 1."""
         return (self.predictions == self.labels).double().mean().item()
 
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the accuracy, for images like these; see `accuracy_interval`."""
+        """95 % confidence interval of the accuracy, as (low, high), from `accuracy_interval`."""
         return accuracy_interval(self.accuracy, len(self.labels))
 
     @property
@@ -90,12 +91,12 @@ class Evaluation:
 
     @property
     def confusion(self) -> Tensor:
-        """int [C, C]: how often a image of class (row) was taken for class (column)."""
+        """Confusion matrix, int [C, C]: how many images of the true class (row) were predicted as each class (column)."""
         c = self.logits.shape[1]
         return torch.bincount(self.labels * c + self.predictions, minlength=c * c).view(c, c)
 
     def reliability(self, bins: int = 10) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean confidence, accuracy and number of images in each of `bins` equal ranges of confidence."""
+        """Mean confidence, accuracy and number of images in each of `bins` equally wide ranges of confidence; each [bins]."""
         confidence, predicted = self.logits.double().softmax(1).max(1)
         which = (confidence * bins).long().clamp_max(bins - 1)
         count = torch.bincount(which, minlength=bins)
@@ -104,29 +105,30 @@ class Evaluation:
         return mean[0], mean[1], count
 
     def calibration_error(self, bins: int = 10) -> float:
-        """Expected calibration error: |confidence - accuracy|, averaged over the bins by their share of images."""
+        """Expected calibration error: |confidence - accuracy|, averaged over the bins, weighted by their images."""
         confidence, accuracy, count = self.reliability(bins)
         return ((confidence - accuracy).abs() * count).sum().item() / len(self.labels)
 
     def worst_mistakes(self, count: int = 10) -> Tensor:
-        """Indices of the wrong predictions, the label with the smallest probability first; at most `count`."""
+        """Indices of up to `count` wrong predictions, those that gave the true class the smallest probability first."""
         log_p = self.logits.log_softmax(1).gather(1, self.labels[:, None])[:, 0]
         wrong = (self.predictions != self.labels).nonzero()[:, 0]
         return wrong[log_p[wrong].argsort(stable=True)][:count]
 
 
 def evaluate(model: nn.Module, images: Images, side: int, precision: str = "fp32") -> Evaluation:
-    """Run the model over a split, every image resized to `side` x `side` pixels. precision: "fp32", "bf16" or "fp16".
+    """Run a model over a split, with every image resized to `side` x `side` pixels.
 
-    The model is used in evaluation mode, where it lies, and left in the mode it was in.
+    precision: "fp32", "bf16" or "fp16". The model stays on its device; it runs in evaluation mode and is then returned to the
+    mode it was in. Raises UserError for an empty split, or if one image alone does not fit into memory.
     """
     return Evaluation(predict_logits(model, images, side, precision), images.labels)
 
 
 def accuracy_interval(accuracy: float, images: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of an accuracy measured on so many images: (low, high), 95 % for z = 1.96.
+    """Wilson's score interval for an accuracy measured on this number of images: (low, high), 95 % for z = 1.96.
 
-    It allows for the choice of test images alone, and not for another training run.
+    It accounts for the choice of test images only, not for the variation between training runs.
     """
     middle = (accuracy + z * z / (2 * images)) / (1 + z * z / images)
     half = z * math.sqrt(accuracy * (1 - accuracy) / images + (z / (2 * images)) ** 2) / (1 + z * z / images)

@@ -1,4 +1,4 @@
-"""Models for other runtimes: ONNX files, with standardised weights folded in. Needs the packages onnx and onnxscript."""
+"""Export to other runtimes: ONNX files with standardised weights folded in. Needs the packages onnx and onnxscript."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def export_onnx(
     half: bool = False,
     metadata: dict[str, str] | None = None,
 ) -> None:
-    """Write `model` as an ONNX file that takes "x", float [N, 3, side, side] in [-1, 1], for any N.
+    """Write `model` to an ONNX file. Its input is "x", float [N, 3, side, side] in [-1, 1], for any N.
 
-    Its output is "logits" [N, num_classes], or with `features` the pooled "features" [N, num_features]. half: store
-    convolutions in 16 bits, as the course's weight files do, and standardise in 32 bits when the file is loaded; for
-    models whose weights are 16-bit numbers nothing is lost, and the file is half as large. metadata: kept in the file.
-    Raises UserError where the packages are missing, or where half would round a weight.
+    Its output is "logits" [N, num_classes], or with `features` the pooled "features" [N, num_features]. half: store the
+    convolutions in 16 bits, as the course's weight files do, and standardise them in 32 bits when the file is loaded; the
+    file is half as large. metadata: stored in the file. Raises UserError if a package is missing, or if `half` would round a
+    weight.
     """
     try:
         import onnx
@@ -47,11 +47,11 @@ def export_onnx(
         raise UserError(f"exporting needs the package {error.name!r}; pip install onnx onnxscript") from None
     stored = {name: m.weight.detach().cpu() for name, m in model.named_modules() if isinstance(m, StdConv2d)}
     if half and (lossy := [n for n, w in stored.items() if not torch.equal(w, w.half().float())]):
-        raise UserError(f"{lossy[0]} is no 16-bit number; export with half=False")
+        raise UserError(f"{lossy[0]} holds numbers that 16 bits would round; export with half=False")
     folded = fold_standardized(model).cpu().to(memory_format=torch.contiguous_format)
     network = _Features(folded) if features else folded
     output = "features" if features else "logits"
-    # Batch 2: the exporter takes a 1 for a size that never changes.
+    # A batch of 2, because the exporter treats a size of 1 as fixed.
     x, batch = torch.zeros(2, 3, side, side), torch.export.Dim("batch", min=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -71,7 +71,7 @@ def export_onnx(
 
 
 def _store_in_half(proto, stored: dict[str, torch.Tensor]) -> None:
-    """Replace folded weights by stored ones in 16 bits, and the nodes that fold them; runtimes do this once, on loading."""
+    """Replace folded weights with the stored ones in 16 bits, and add nodes that fold them; runtimes run those on loading."""
     from onnx import TensorProto, helper, numpy_helper
 
     graph, nodes = proto.graph, []

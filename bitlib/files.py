@@ -1,4 +1,4 @@
-"""Files and folders: the user's mistakes, atomic writing, the cache. Knows nothing of what is written."""
+"""Files and folders: user errors, atomic writing, the cache. Knows nothing about the contents."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. The command line shows it as one line and exits with status 2."""
+    """A mistake that the user can correct. The command line prints it as one line and exits with status 2."""
 
 
 def cache_dir() -> Path:
-    """Where downloads are kept: BITLIB_HOME, else bitlib under XDG_CACHE_HOME, else ~/.cache/bitlib. Not created."""
+    """The folder for downloads: BITLIB_HOME, else bitlib in XDG_CACHE_HOME, else ~/.cache/bitlib. Does not create it."""
     if home := os.environ.get("BITLIB_HOME"):
         return Path(home).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bitlib"
@@ -25,13 +25,11 @@ def cache_dir() -> Path:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary file near `path`; renamed to it when the block ends well, removed when it does not.
+    """A temporary file that is renamed to `path` if the block succeeds, and removed if it fails.
 
-    It lies in a folder of its own beside `path`, where writers may leave temporary files of theirs as well; see
-    `remove_unfinished` for what a killed process leaves behind.
-
-    So `path` holds either what it held before or all of the new content, even after a crash. The folder is created.
-    Raises UserError where it cannot be written to, or the disk is full.
+    Even after a crash, `path` therefore holds either its old content or all of the new. The temporary file has its own folder
+    beside `path`, where writers may put their temporary files too; `remove_unfinished` clears the folders of killed processes.
+    Creates the parent folder. Raises UserError if it cannot be written to, or if the disk is full.
     """
     path = Path(path)
     try:
@@ -45,7 +43,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as f:
             os.fsync(f.fileno())
-        # Some writers make private files; give this one the permissions that an ordinary new file has.
+        # Some writers make private files; give this one the permissions of an ordinary new file.
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
@@ -59,13 +57,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what processes left that were killed while they wrote `path`. Only for a file that nobody else writes now."""
+    """Remove what processes killed while writing `path` left behind. Only for a file that no other process is writing."""
     for folder in path.parent.glob(f".{path.name}.*.tmp"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def no_room(error: Exception) -> str:
-    """Says so where `error` means that a disk, a quota or a size limit is exhausted; else the empty string."""
+    """The system's message if `error` means that a disk, quota or size limit is exhausted; otherwise the empty string."""
     rust = re.search(r"os error (\d+)\)", str(error))  # safetensors has its own exception, without an errno
     code = error.errno if isinstance(error, OSError) else int(rust[1]) if rust else None
     return os.strerror(code) if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""

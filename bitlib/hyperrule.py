@@ -1,7 +1,7 @@
-"""The BiT-HyperRule: every fine-tuning setting from the size of the task and of its images.
+"""The BiT-HyperRule: every fine-tuning setting, from the number of examples and the size of the images.
 
-Owns the rule as pure functions of numbers; plain Python. Two variants, because the paper (section 3.3) and the
-code released with it (`bit_hyperrule.py`) disagree on decay steps, warm-up and resolution.
+Pure functions of numbers, in plain Python. There are two variants, because the paper (section 3.3) and the code released
+with it (`bit_hyperrule.py`) disagree on decay steps, warm-up and resolution.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import NamedTuple
 
-SMALL_TASK, MEDIUM_TASK = 20_000, 500_000  # strict: 20,000 examples are already a medium task
+SMALL_TASK, MEDIUM_TASK = 20_000, 500_000  # exclusive: 20,000 examples already make a medium task
 SMALL_IMAGE_AREA = 96 * 96
 
 
 class Schedule(NamedTuple):
-    """In steps: end of the warm-up, the three divisions of the learning rate by ten, end of training."""
+    """All in steps: end of the warm-up, the three decays (each divides the learning rate by ten), end of training."""
 
     warmup: int
     decays: tuple[int, int, int]
@@ -37,11 +37,11 @@ class HyperRule:
     """Settings for one fine-tuning run.
 
     num_examples: labelled training examples, 1 or more. image_size: (height, width) of the original images in
-    pixels. variant: "code" (as released) or "paper". model: a model name; it matters only for R152x4, which the
-    paper fine-tunes at a higher resolution (footnote 1).
+    pixels. variant: "code" (as released) or "paper". model: its name matters only for R152x4, which the paper
+    fine-tunes at a higher resolution (footnote 1).
 
-    Set the other fields only to depart from the rule. steps: stretches or shrinks the whole schedule, warm-up and
-    decays with it; resolution: (resize, crop) in pixels; alpha: MixUp's. `is_adapted` tells whether anything departs.
+    Set the other fields only to depart from the rule. steps: stretches or shrinks the whole schedule, including warm-up and
+    decays; resolution: (resize, crop) in pixels; alpha: MixUp's parameter. `is_adapted` tells whether any value departs.
 
     Raises ValueError for values out of range.
     """
@@ -75,7 +75,7 @@ class HyperRule:
             raise ValueError(f"resolution is {self.resolution}; give (resize, crop) with crop <= resize")
 
     def adapted(self, **changes) -> HyperRule:
-        """The same rule with some of its settings replaced, for example `adapted(steps=100, base_lr=0.01)`."""
+        """A copy of the rule with some settings replaced, for example `adapted(steps=100, base_lr=0.01)`."""
         return replace(self, **changes)
 
     @property
@@ -96,7 +96,7 @@ class HyperRule:
 
     @property
     def schedule(self) -> Schedule:
-        """Warm-up, decays and end, stretched to `steps`. No decay comes before the first step."""
+        """Warm-up, decays and end, scaled to `steps` if that is set. No decay comes before step 1."""
         full = SCHEDULES[self.variant, self.task_size]
         if self.steps is None:
             return full
@@ -113,7 +113,7 @@ class HyperRule:
 
     @property
     def boundaries(self) -> tuple[int, int, int]:
-        """The three steps at which the learning rate is divided by ten (code: from the step after, see `lr`)."""
+        """The three steps at which the learning rate is divided by ten (in the code variant one step later, see `lr`)."""
         return self.schedule.decays
 
     @property
@@ -128,7 +128,7 @@ class HyperRule:
 
     @property
     def resize(self) -> int:
-        """Side in pixels of the square that training images are resized to, before the random crop."""
+        """Side in pixels of the square to which training images are resized before the random crop."""
         return self._resolution[0]
 
     @property
@@ -145,14 +145,14 @@ class HyperRule:
 
     @property
     def epochs(self) -> float:
-        """How often each example is seen on average."""
+        """How many times each example is seen, on average."""
         return self.total_steps * self.batch_size / self.num_examples
 
     def lr(self, step: int) -> float | None:
-        """Learning rate of the update number `step`, counted from 0; None from `total_steps` on.
+        """Learning rate at `step`, counted from 0; None from `total_steps` on. Raises ValueError for a negative step.
 
-        Code variant: a linear ramp that starts at exactly 0, and each division by ten takes effect one step after
-        its boundary (the published loop compares `boundary < step`). Paper variant: no ramp, effect at the boundary.
+        Code variant: a linear warm-up that starts at exactly 0, and decays that take effect one step after their boundary
+        (the published loop compares `boundary < step`). Paper variant: no warm-up, and decays at the boundary.
         """
         if step < 0:
             raise ValueError(f"step is {step}; steps count from 0")

@@ -1,11 +1,11 @@
 """Group norm and ReLU as one Triton kernel each way, for NVIDIA GPUs and channels-last activations.
 
-Owns the kernels and nothing about when to use them: `norm.use_triton` switches them on. Importing this module needs Triton,
-which comes with PyTorch for Linux. With TRITON_INTERPRET=1 in the environment they run on a CPU, slowly, for tests.
+Holds the kernels only; `norm.use_triton` switches them on. Importing this module needs Triton, which comes with PyTorch for
+Linux. With TRITON_INTERPRET=1 in the environment the kernels run on a CPU, slowly, for tests.
 
-A channels-last image is a matrix of pixels by channels. One program takes one image and a span of whole groups of
-channels, and goes over the pixels twice: once for the statistics, once to write. The second time, the span is still in
-the cache. Only the input is kept for the backward pass: which outputs ReLU let through is computed again from it.
+A channels-last image is a matrix of pixels by channels. Each program takes one image and a span of whole groups of channels,
+and goes over the pixels twice: once for the statistics, and once to write the output while the span is still in the cache.
+Only the input is saved for the backward pass, which recomputes from it which outputs ReLU let through.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-TILE, PER_WARP = 8192, 1024  # numbers of one tile of pixels by channels, and of it for each warp: four wide loads a thread
-MIN_SPAN = 64  # channels of a program: 128 bytes in 16 bits, one line of the cache
+TILE, PER_WARP = 8192, 1024  # elements per tile of pixels by channels, and per warp: four wide loads per thread
+MIN_SPAN = 64  # channels per program: 128 bytes in 16 bits, one cache line
 
 
 @triton.jit
 def _per_group(per_channel, channel, size: tl.constexpr):
-    """Mean over the group of each channel, at each of its channels. The span starts at the first channel of a group."""
+    """For every channel, the mean over its group. The span must start at the first channel of a group."""
     same = (channel[:, None] // size) == (channel[None, :] // size)
     return tl.sum(tl.where(same, per_channel[None, :], 0.0), axis=1) / size
 
 
 @triton.jit
 def _place(channels, span: tl.constexpr, width: tl.constexpr):
-    """(image, lanes, their channels, which of them are this program's)."""
+    """(image, lanes, channel of each lane, mask of the lanes that this program uses)."""
     lane = tl.arange(0, width)
     channel = tl.program_id(1) * span + lane
     return tl.program_id(0).to(tl.int64), lane, channel, (lane < span) & (channel < channels)
@@ -37,7 +37,7 @@ def _place(channels, span: tl.constexpr, width: tl.constexpr):
 
 @triton.jit
 def _before_relu(x_ptrs, dy_ptrs, here, mean, rstd, w, b):
-    """(normalised activations, gradient behind ReLU), both computed again from what was kept."""
+    """(normalised activations, gradient of the ReLU's input), both recomputed from the saved input."""
     normed = (tl.load(x_ptrs, mask=here, other=0.0).to(tl.float32) - mean[None, :]) * rstd[None, :]
     dz = tl.load(dy_ptrs, mask=here, other=0.0).to(tl.float32)
     return normed, tl.where(normed * w[None, :] + b[None, :] <= 0, 0.0, dz)
@@ -60,7 +60,7 @@ def _forward(
     rows: tl.constexpr,
     width: tl.constexpr,
 ):
-    # size: channels of a group. span: channels of this program, a multiple of size; width: the power of 2 that holds it.
+    # size: channels per group. span: channels per program, a multiple of size. width: span, rounded up to a power of 2.
     n, lane, channel, inside = _place(channels, span, width)
     row = tl.arange(0, rows)
     x_ptr += n * pixels * channels
@@ -70,7 +70,7 @@ def _forward(
         pixel = start + row
         here = (pixel[:, None] < pixels) & inside[None, :]
         x = tl.load(x_ptr + pixel[:, None] * channels + channel[None, :], mask=here, other=0.0).to(tl.float32)
-        # Mean and sum of squared differences of two sets join without cancellation (Chan, Golub and LeVeque, 1979).
+        # Merge means and sums of squared differences without cancellation (Chan, Golub and LeVeque, 1979).
         count = tl.minimum(rows, pixels - start).to(tl.float32)
         tile_mean = tl.sum(x, axis=0) / count
         difference = tl.where(here, x - tile_mean[None, :], 0.0)
@@ -92,7 +92,7 @@ def _forward(
         here = (pixel[:, None] < pixels) & inside[None, :]
         x = tl.load(x_ptr + at, mask=here, other=0.0).to(tl.float32)
         z = (x - group_mean[None, :]) * rstd[None, :] * w[None, :] + b[None, :]
-        z = tl.where(z <= 0, 0.0, z)  # and not a maximum, which would hide a NaN
+        z = tl.where(z <= 0, 0.0, z)  # not a maximum, which would hide a NaN
         tl.store(y_ptr + at, z.to(y_ptr.dtype.element_ty), mask=here)
 
 
@@ -115,7 +115,7 @@ def _backward(
     rows: tl.constexpr,
     width: tl.constexpr,
 ):
-    # dw and db: [N, channels], this image's part of the gradients of weight and bias.
+    # dw and db: [N, channels], each image's contribution to the gradients of weight and bias.
     n, lane, channel, inside = _place(channels, span, width)
     row = tl.arange(0, rows)
     x_ptr += n * pixels * channels
@@ -135,7 +135,7 @@ def _backward(
         db += tl.sum(dz, axis=0)
     tl.store(dw_ptr + n * channels + channel, dw, mask=inside)
     tl.store(db_ptr + n * channels + channel, db, mask=inside)
-    # Over a group, the gradient loses its mean and its part along the normalised activations.
+    # Normalisation removes from a group's gradient its mean and its component along the normalised activations.
     constant = _per_group(db * w, lane, size) / pixels
     along = _per_group(dw * w, lane, size) / pixels
     for start in range(0, pixels, rows):
@@ -148,14 +148,14 @@ def _backward(
 
 
 def _launch(x: Tensor, groups: int) -> tuple[tuple[int, int], dict[str, int]]:
-    """(grid, constants and options) for activations x [N, C, H, W] with this many groups."""
+    """(grid, compile-time constants and options) for activations x [N, C, H, W] in this many groups."""
     n, channels, *sides = x.shape
     size = channels // groups
     span = size * max(1, min(MIN_SPAN // size, groups))
     width = triton.next_power_of_2(span)
     rows = min(max(1, TILE // width), triton.next_power_of_2(sides[0] * sides[1]))
     constants = {"size": size, "span": span, "width": width, "rows": rows}
-    # Without fused multiply-adds both passes round alike, and agree on the sign of every output.
+    # Without fused multiply-adds both passes round in the same way, and so agree on the sign of every output.
     options = {"num_warps": min(max(1, rows * width // PER_WARP), 8), "enable_fp_fusion": False}
     return (n, triton.cdiv(channels, span)), constants | options
 
@@ -163,7 +163,7 @@ def _launch(x: Tensor, groups: int) -> tuple[tuple[int, int], dict[str, int]]:
 class GroupNormReLU(torch.autograd.Function):
     """relu(group_norm(x)): x float [N, C, H, W] -> the same shape and type, channels last; statistics in 32 bits.
 
-    apply(x, weight [C], bias [C], groups, eps). Neither ReLU's output nor a mask is kept for the backward pass.
+    apply(x, weight [C], bias [C], groups, eps). Saves neither ReLU's output nor a mask for the backward pass.
     """
 
     @staticmethod
@@ -173,7 +173,7 @@ class GroupNormReLU(torch.autograd.Function):
         y = torch.empty_like(x)
         mean, rstd = (torch.empty(n, groups, device=x.device, dtype=torch.float32) for _ in range(2))
         grid, constants = _launch(x, groups)
-        with torch.cuda.device_of(x):  # Triton launches on the current device, which need not be that of x
+        with torch.cuda.device_of(x):  # Triton launches on the current device, which x may not be on
             _forward[grid](x, y, weight, bias, mean, rstd, height * width, channels, groups, eps, **constants)
         ctx.save_for_backward(x, weight, bias, mean, rstd)
         ctx.groups = groups

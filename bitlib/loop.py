@@ -1,7 +1,7 @@
-"""How a run is carried out: device, precision, memory, files. Plain Python, so that the command line answers at once.
+"""How a run is carried out: device, precision, memory, files. Plain Python, so that the command line starts at once.
 
-What is learnt is said elsewhere (task, rule, loss). These options change how fast that happens, in how much memory, and what
-is written down; the command line makes its flags from the fields below.
+Task, rule and loss decide what is learnt; these options decide how fast, in how much memory, and which files are written. The
+command line makes its flags from the fields below.
 """
 
 from __future__ import annotations
@@ -20,23 +20,25 @@ def _option(default, text: str, metavar: str | None = None):
 
 @dataclass(frozen=True)
 class Loop:
-    """Options that fine-tuning, distillation and pre-training share. Raises UserError for values out of range.
+    """Options shared by fine-tuning, distillation and pre-training. Raises UserError for values out of range.
 
-    Each field's `help` says what it does; `bitlib finetune --help` prints them. progress: False, True, or a title for the bar.
+    `bitlib finetune --help` explains each field. progress: False, True, or a title for the progress bar.
     """
 
-    device: str = _option("auto", "auto, cpu, cuda or mps; auto takes a GPU where there is one")
-    precision: str = _option("auto", "auto, fp32, bf16 or fp16; auto takes 16 bits where they are fast on this device")
-    micro_batches: int = _option(1, "cut every batch into M parts to save memory; the same result up to rounding", "M")
-    grad_checkpointing: bool = _option(False, "compute activations twice instead of keeping them: slower, in less memory")
-    compile: bool = _option(False, "use torch.compile, which takes a minute to start and a C++ compiler")
-    triton: bool = _option(False, "on a GPU, compute group norm and ReLU in a kernel of bitlib's own; not with --compile")
-    ema: float = _option(0.0, "end with a moving average of the weights of this decay, for example 0.999; 0 is off", "D")
-    shard: bool = _option(False, "under torchrun, give each process only a part of weights, gradients and momentum (FSDP2)")
+    device: str = _option("auto", "auto, cpu, cuda or mps; auto uses a GPU if there is one")
+    precision: str = _option("auto", "auto, fp32, bf16 or fp16; auto uses 16 bits if they are fast on this device")
+    micro_batches: int = _option(
+        1, "split every batch into M parts to save memory; same result up to rounding, except with batch norm", "M"
+    )
+    grad_checkpointing: bool = _option(False, "recompute activations instead of storing them: slower, but less memory")
+    compile: bool = _option(False, "use torch.compile, which needs a C++ compiler and a minute to start")
+    triton: bool = _option(False, "on a GPU, run group norm and ReLU as one Triton kernel; not with --compile")
+    ema: float = _option(0.0, "return a moving average of the weights, with decay D such as 0.999; 0 is off", "D")
+    shard: bool = _option(False, "under torchrun, split weights, gradients and momentum among the processes (FSDP2)")
     out: str | Path | None = _option(None, "folder for the model, run.json, history.csv and the checkpoint", "DIR")
-    resume: bool = _option(False, "go on from the checkpoint in DIR, if there is one")
-    checkpoint_every: int = _option(500, "save the state every N steps, besides at the end; 0 is off", "N")
-    evaluate_every: int = _option(0, "measure validation accuracy every N steps, for history.csv and the bar; 0 is off", "N")
+    resume: bool = _option(False, "continue from the checkpoint in DIR, if there is one")
+    checkpoint_every: int = _option(500, "save a checkpoint every N steps, as well as at the end; 0 is off", "N")
+    evaluate_every: int = _option(0, "measure validation accuracy every N steps, for history.csv; 0 is off", "N")
     progress: bool | str = True
 
     def __post_init__(self):
@@ -45,16 +47,16 @@ class Loop:
         if self.micro_batches < 1:
             raise UserError(f"micro-batches is {self.micro_batches}; it must be 1 or more")
         if not 0 <= self.ema < 1:
-            raise UserError(f"ema is {self.ema}; it lies between 0 (off) and 1, for example 0.999")
+            raise UserError(f"ema is {self.ema}; it must be 0 (off) or more and below 1, for example 0.999")
         for name in ("checkpoint_every", "evaluate_every"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name.replace('_', '-')} is {getattr(self, name)}; it must be 0 (off) or more")
         if self.triton and self.compile:
-            raise UserError("--triton and --compile both replace group norm by kernels of their own; choose one")
+            raise UserError("--triton and --compile each replace group norm with their own kernels; choose one")
         if self.shard and (self.ema or self.compile or self.precision == "fp16"):
-            raise UserError("a sharded model takes neither --ema, --compile nor fp16 here; leave them out")
+            raise UserError("--shard does not work with --ema, --compile or fp16; leave them out")
 
     @property
     def checkpoint(self) -> Path | None:
-        """The file that holds the state of the run, or will."""
+        """Path of the checkpoint file, whether or not it exists yet; None without `out`."""
         return Path(self.out) / "checkpoint" / "state.safetensors" if self.out else None

@@ -10,14 +10,14 @@ from torch import Tensor
 def sample_lambda(alpha: float, generator: torch.Generator) -> float:
     """One mixing weight from Beta(alpha, alpha); 1.0 (no mixing) where alpha is 0.
 
-    `generator` lives on the CPU. Raises ValueError for a negative alpha.
+    generator: a CPU generator. Raises ValueError for a negative alpha.
     """
     if alpha < 0:
         raise ValueError(f"MixUp alpha is {alpha}; it must be 0 (off) or more")
     if alpha == 0:
         return 1.0
-    # A Beta draw is g / (g + h) for two Gamma(alpha) draws. For small alpha both can underflow, so this takes
-    # float64 and logs: log Gamma(alpha) = log Gamma(alpha + 1) + log(U) / alpha.
+    # A Beta draw is g / (g + h), where g and h are Gamma(alpha) draws. For small alpha both can underflow, so this uses
+    # float64 and logarithms: log Gamma(alpha) = log Gamma(alpha + 1) + log(U) / alpha.
     concentration = torch.full((2,), alpha + 1.0, dtype=torch.float64)
     uniform = torch.rand(2, dtype=torch.float64, generator=generator).clamp_min(1e-300)
     log_gamma = torch._standard_gamma(concentration, generator=generator).log() + uniform.log() / alpha
@@ -25,7 +25,7 @@ def sample_lambda(alpha: float, generator: torch.Generator) -> float:
 
 
 def draw_mixup(count: int, alpha: float, generator: torch.Generator) -> tuple[float, Tensor | None]:
-    """What MixUp draws for a batch of `count` images: (lam, everyone's partner, int64 [count]); (1.0, None) for none."""
+    """Random choices for a batch of `count` images: (lam, index of each image's partner, int64 [count]); (1.0, None) if off."""
     lam = sample_lambda(alpha, generator)
     return (1.0, None) if lam == 1.0 else (lam, torch.randperm(count, generator=generator))
 
@@ -33,8 +33,8 @@ def draw_mixup(count: int, alpha: float, generator: torch.Generator) -> tuple[fl
 def mixup(x: Tensor, y: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, float]:
     """Mix a batch with a random permutation of itself.
 
-    x: float [N, 3, H, W]; y: int [N]; alpha: Beta parameter, 0 for none; generator: a CPU generator.
-    Returns (lam * x + (1 - lam) * x[perm], y, y[perm], lam) with one lam for the batch, as in the official code.
+    x: float [N, 3, H, W]; y: int [N]; alpha: Beta parameter, 0 is off; generator: a CPU generator.
+    Returns (lam * x + (1 - lam) * x[perm], y, y[perm], lam) with a single lam for the batch, as in the official code.
     """
     lam, partners = draw_mixup(len(x), alpha, generator)
     if partners is None:
@@ -46,7 +46,7 @@ def mixup(x: Tensor, y: Tensor, alpha: float, generator: torch.Generator) -> tup
 def mixup_loss(logits: Tensor, y: Tensor, y_other: Tensor, lam: float) -> Tensor:
     """Mean cross-entropy against labels mixed in the proportion lam : 1 - lam. logits: [N, C]; y, y_other: int [N].
 
-    Cross-entropy is linear in the target, so two losses with hard labels equal one with the mixed labels.
+    Cross-entropy is linear in the target, so mixing two losses with hard labels gives the loss with the mixed label.
     """
     loss = F.cross_entropy(logits, y)
     return loss if lam == 1.0 else lam * loss + (1 - lam) * F.cross_entropy(logits, y_other)

@@ -1,6 +1,6 @@
-"""Normalisation: weight-standardised convolution, and the choice of activation norm.
+"""Normalisation: the weight-standardised convolution, and a choice of norms for activations.
 
-Owns what distinguishes BiT from an ordinary ResNet: every convolution of the body standardises its
+Holds what distinguishes BiT from an ordinary ResNet: every convolution of the body standardises its
 weights, and every norm of the body is a group norm (paper section 3.3; official code, `models.py`).
 """
 
@@ -24,13 +24,13 @@ GN_EPS = 1e-5
 def standardize_weight(weight: Tensor, eps: float = WS_EPS) -> Tensor:
     """Give every output filter zero mean and unit variance.
 
-    weight: float [out, in, kh, kw]. Mean and biased variance are taken over (in, kh, kw), separately for
-    each output filter; eps stands inside the square root. The memory format of `weight` is kept. Statistics of 16-bit
-    weights are taken in 32 bits: the variance of a small filter would underflow.
+    weight: float [out, in, kh, kw] -> the same shape and memory format. Mean and biased variance are taken over (in, kh, kw),
+    separately for each output filter; eps is added under the square root. For 16-bit weights they are computed in 32 bits,
+    since the variance of a small filter would underflow.
     Source: arXiv 1903.10520; eps and the biased variance as in the official BiT code.
     """
-    # (w - mean) / sqrt(var + eps) over all axes but the first is a layer norm with one filter per row, and that is one
-    # fused operation, forward and backward. Permuted so that a row is contiguous in either memory format.
+    # (w - mean) / sqrt(var + eps) over all axes but the first is a layer norm with one filter per row, which PyTorch fuses
+    # into one operation, forward and backward. The permutation keeps rows contiguous in either memory format.
     if weight.is_contiguous():
         return F.layer_norm(weight, weight.shape[1:], eps=eps)
     weight = weight.permute(0, 2, 3, 1)
@@ -40,10 +40,10 @@ def standardize_weight(weight: Tensor, eps: float = WS_EPS) -> Tensor:
 class StdConv2d(nn.Conv2d):
     """A 2-D convolution that standardises its weights on every forward pass.
 
-    x: float [N, in, H, W] -> float [N, out, H', W']. The stored weight stays as the optimizer left it.
+    x: float [N, in, H, W] -> float [N, out, H', W']. The stored weight is not changed.
     """
 
-    held: Tensor | None = None  # the standardised weight, while `hold_standardized` keeps it
+    held: Tensor | None = None  # the standardised weight, inside `hold_standardized`
 
     def forward(self, x: Tensor) -> Tensor:
         weight = standardize_weight(self.weight) if self.held is None else self.held
@@ -57,11 +57,11 @@ def standardized_convs(model: nn.Module) -> list[StdConv2d]:
 
 @contextmanager
 def hold_standardized(convs: Iterable[StdConv2d]) -> Iterator[None]:
-    """Standardise the weights of these convolutions once, for the length of the block, instead of at every call.
+    """Standardise the weights of these convolutions once for the whole block, instead of at every call.
 
-    For weights that do not change within it: frozen layers, evaluation. No gradient reaches them.
+    For weights that do not change meanwhile, as in frozen layers or evaluation. No gradient reaches them.
     """
-    # Of a sharded network no process has whole filters.
+    # In a sharded network, no process holds whole filters.
     convs = [c for c in convs if c.held is None and not hasattr(c.weight, "full_tensor")]
     try:
         for conv in convs:
@@ -73,11 +73,11 @@ def hold_standardized(convs: Iterable[StdConv2d]) -> Iterator[None]:
 
 
 class StandardizeOnce:
-    """Weight standardisation once per step, forward and backward, however many parts the batch is cut into. A context.
+    """A context that standardises weights once per step, forward and backward, whatever the number of micro-batches.
 
-    The parts before the last one see a copy of the standardised weights, which collects their gradients; in the backward
-    pass of the last (call `join_gradients` before it) these join its own on the way through the standardisation. The gradient
-    is the same sum, in another order.
+    All micro-batches but the last use a detached copy of the standardised weights, which accumulates their gradients. Call
+    `join_gradients` before the last one: its backward pass adds them to its own gradient and takes the sum through the
+    standardisation. The result is the same sum in another order.
     """
 
     def __init__(self, model: nn.Module):
@@ -90,7 +90,7 @@ class StandardizeOnce:
         return self
 
     def join_gradients(self) -> None:
-        """The part that follows is the last one: its backward pass takes the others' gradients along."""
+        """Make the next backward pass, which must be the step's last, include the gradients accumulated so far."""
         for conv, weight in zip(self.convs, self.whole):
             if conv.held.grad is not None:
                 weight.register_hook(conv.held.grad.add)
@@ -103,15 +103,15 @@ class StandardizeOnce:
 
 
 def _takes_16_bits(x: Tensor) -> bool:
-    """Whether PyTorch's group norm takes 16-bit activations beside 32-bit weights: its kernels for the CPU do."""
+    """Whether PyTorch's group norm accepts 16-bit activations with 32-bit weights: only its CPU kernels do."""
     return not x.is_cuda
 
 
 class _GroupNorm16(torch.autograd.Function):
-    """Group norm of 16-bit activations: statistics and arithmetic in 32 bits, nothing kept but the 16-bit input.
+    """Group norm of 16-bit activations: computes in 32 bits, and saves only the 16-bit input for the backward pass.
 
-    Autocast on a GPU would turn the activations into 32 bits, and keep them. PyTorch's kernels for 16 bits on a GPU round
-    the statistics as well (some versions all of them, 2.15 those for channels last), so a copy in 32 bits is made and dropped.
+    Autocast on a GPU would convert the activations to 32 bits and save those. PyTorch's 16-bit GPU kernels round the statistics
+    too (all of them in some versions, those for channels last in 2.15), so this makes a 32-bit copy and drops it again.
     """
 
     @staticmethod
@@ -135,13 +135,13 @@ class _GroupNorm16(torch.autograd.Function):
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group norm that leaves 16-bit activations in 16 bits, with statistics in 32. x: float [N, C, H, W] -> the same."""
+    """Group norm that keeps 16-bit activations in 16 bits, with statistics in 32. x: float [N, C, H, W] -> the same shape."""
 
-    fused = False  # with the ReLU behind it, in one kernel; see `use_triton`
+    fused = False  # with the ReLU after it, in one kernel; see `use_triton`
 
     def forward(self, x: Tensor) -> Tensor:
         if x.is_cpu and not x.requires_grad and self.weight.requires_grad and torch.is_grad_enabled():
-            # Behind frozen layers: the backward pass of PyTorch 2.11 to 2.13 crashes on channels-last input that needs none.
+            # After frozen layers: PyTorch 2.11 to 2.13 crash in backward on channels-last input that needs no gradient.
             x = x.detach().requires_grad_()
         if x.dtype in (torch.bfloat16, torch.float16) and self.weight.dtype == torch.float32:
             return _GroupNorm16.apply(x, self.weight, self.bias, self.num_groups, self.eps)
@@ -149,22 +149,22 @@ class GroupNorm(nn.GroupNorm):
 
 
 def norm_relu(norm: nn.Module, x: Tensor) -> Tensor:
-    """relu(norm(x)). Nothing but x is kept for the backward pass."""
+    """relu(norm(x)), saving only x for the backward pass. x: float [N, C, H, W] -> the same shape."""
     if getattr(norm, "fused", False) and x.is_cuda:
         from .kernels import GroupNormReLU
 
         return GroupNormReLU.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps)
-    # In place: a norm keeps its input for the backward pass and not its output, so nothing is lost.
+    # Safe in place: a norm's backward pass needs its input, not its output.
     return F.relu(norm(x), inplace=True)
 
 
 def use_triton(model: nn.Module) -> nn.Module:
-    """Let group norm and ReLU be one Triton kernel wherever the activations are on a GPU; the same model back.
+    """Run group norm and ReLU as one Triton kernel when the activations are on a GPU; returns the same model.
 
-    The same values up to rounding. Raises UserError where Triton is not installed; it comes with PyTorch for Linux.
+    The values are the same up to rounding. Raises UserError if Triton is not installed; it comes with PyTorch for Linux.
     """
     if not importlib.util.find_spec("triton"):
-        raise UserError("Triton is not installed; it comes with PyTorch for Linux, and all but this works without it")
+        raise UserError("Triton is not installed; it comes with PyTorch for Linux, and everything else works without it")
     for module in model.modules():
         if isinstance(module, GroupNorm):
             module.fused = True
@@ -174,7 +174,7 @@ def use_triton(model: nn.Module) -> nn.Module:
 def make_norm(kind: str, channels: int, groups: int) -> nn.Module:
     """A norm over `channels` feature maps: "gn" (group norm with `groups` groups) or "bn" (batch norm).
 
-    Raises ValueError for another kind, or where `groups` does not divide `channels`.
+    Raises ValueError for any other kind, or if `groups` does not divide `channels`.
     """
     if kind == "gn":
         if channels % groups:
@@ -192,12 +192,11 @@ def make_conv(cin: int, cout: int, kernel: int, stride: int, standardize: bool) 
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm written out, with a choice of how many images share their statistics in train mode.
+    """Batch norm written out, with a choice of how many images share statistics in train mode.
 
-    x: float [N, C, H, W] -> the same shape. device_batch: None for the whole batch, which is what nn.BatchNorm2d does;
-    a number for groups of that many images, as if each group lay on a device of its own. Running mean and (unbiased)
-    variance follow the average over the groups, and evaluation mode uses them. Raises ValueError where N is not a
-    multiple of device_batch.
+    x: float [N, C, H, W] -> the same shape. device_batch: images per group, as if each group were on its own device; None
+    treats the whole batch as one group, like nn.BatchNorm2d. The running mean and (unbiased) variance track the average over
+    the groups, and evaluation mode uses them. Raises ValueError if N is not a multiple of device_batch.
     """
 
     device_batch: int | None = None
@@ -221,20 +220,20 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 def split_batch_norm(model: nn.Module, device_batch: int | None) -> nn.Module:
-    """Let every batch norm of the model take its statistics over groups of `device_batch` images; the same model back.
+    """Make every batch norm of the model take statistics over groups of `device_batch` images; returns the same model.
 
-    What training on many devices does to batch norm, on one (without SyncBatchNorm).
+    This simulates, on one device, batch norm trained on several without SyncBatchNorm.
     """
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
-            norm.__class__ = BatchNorm  # which adds no state, so weights and statistics stay where they are
+            norm.__class__ = BatchNorm  # adds no state, so weights and statistics stay as they are
             norm.device_batch = device_batch
     return model
 
 
 @contextmanager
 def still_statistics(model: nn.Module) -> Iterator[None]:
-    """Batch norm normalises by the batch, as in training, and leaves its running statistics as they are."""
+    """Within the block, batch norm normalises by the batch but does not update its running statistics."""
     norms = [(m, m.momentum, m.num_batches_tracked.clone()) for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     try:
         for norm, _, _ in norms:
@@ -247,17 +246,17 @@ def still_statistics(model: nn.Module) -> Iterator[None]:
 
 
 def batch_norm_statistics(model: nn.Module) -> list[Tensor]:
-    """The running statistics that a forward pass in train mode moves; none without batch norm."""
+    """The buffers that a forward pass in train mode changes: batch norm's running statistics. Empty without batch norm."""
     return [b for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.training for b in m.buffers()]
 
 
 def fold_standardized(model: nn.Module) -> nn.Module:
-    """A copy of the model whose convolutions hold their standardised weights: the same outputs, less work. For inference.
+    """A copy of the model for inference whose convolutions store standardised weights: the same outputs for less work.
 
-    The copy is in evaluation mode. Train the original: a step on folded weights would leave what standardisation allows.
+    The copy is in evaluation mode. Train the original: after a training step, folded weights would not be standardised.
     """
     folded = copy.deepcopy(model).eval()
     for conv in standardized_convs(folded):
         conv.weight = nn.Parameter(standardize_weight(conv.weight.detach()))
-        conv.__class__ = nn.Conv2d  # which uses its weight as it is
+        conv.__class__ = nn.Conv2d  # uses the weight as it is
     return folded

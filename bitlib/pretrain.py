@@ -1,7 +1,7 @@
-"""Upstream training: a network from random weights on a large task, saved as a model that others can start from.
+"""Upstream training: train a network from random weights on a large task, as a starting point for fine-tuning.
 
-The paper's upstream recipe (section 3.3) scaled down: SGD with momentum, weight decay 1e-4, a linear warm-up. The decay
-is a cosine instead of the paper's steps, which pays at budgets as short as the course's.
+The paper's upstream recipe (section 3.3), scaled down: SGD with momentum, weight decay 1e-4, a linear warm-up. The learning
+rate then follows a cosine instead of the paper's steps, which pays off in runs as short as the course's.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from .trainer import History, Sgd, settle, train
 
 @dataclass(frozen=True)
 class Upstream:
-    """The recipe. lr: peak learning rate, for this batch size. side: pixels of the training images after the crop.
+    """The recipe. lr: peak learning rate, for this batch size. side: side in pixels of the training images after the crop.
 
-    device_batch: images that share batch-norm statistics, see `norm.split_batch_norm`; None for the whole batch.
+    device_batch: how many images share batch-norm statistics (see `norm.split_batch_norm`); None for the whole batch. Raises
+    UserError for an unknown architecture or values out of range.
     """
 
     arch: str = "small"
@@ -51,7 +52,7 @@ class Upstream:
             raise UserError(f"weight_decay is {self.weight_decay}; it must be 0 or more")
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up to `lr`, then half a cosine down to zero."""
+        """Learning rate at `step`, counted from 0: linear warm-up to `lr`, then half a cosine down to zero."""
         if step < self.warmup_steps:
             return self.lr * (step + 1) / self.warmup_steps
         done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
@@ -60,7 +61,7 @@ class Upstream:
 
 @dataclass
 class Pretrained:
-    """What upstream training gave: accuracies from 0 to 1, on images that training never saw."""
+    """The result of upstream training. Accuracies from 0 to 1, on held-out images."""
 
     model: ResNetV2
     history: History
@@ -69,11 +70,15 @@ class Pretrained:
 
 
 def pretrain(task: Task, recipe: Upstream = Upstream(), seed: int = 0, loop: Loop = Loop()) -> Pretrained:
-    """Train a network on `task` from scratch, with one softmax over its classes. Raises as `trainer.train` does."""
+    """Train a network on `task` from scratch, with one softmax over its classes.
+
+    seed: initial weights, order of the images, crops, flips. loop: device, precision, memory, and the folder for checkpoints.
+    Raises UserError for unreadable images, or if the loss or a weight is no longer finite, and `trainer.Interrupted` on Ctrl-C.
+    """
     device = pick_device(loop.device)
     loop = settle(loop, device)
     layout = memory_format(device, loop.precision)
-    # Room for the random crop, where the task allows one: an eighth of the side.
+    # Leave room for the random crop, if the task allows one: an eighth of the side.
     how = Augmentation(recipe.side + recipe.side // 8 * task.random_crop, recipe.side, task.random_crop, task.random_flip)
     decoded = {split: getattr(task, split).prepare(recipe.side, "cpu") for split in ("val", "test")}
     batches = Batches(task.train, how, recipe.batch_size, seed, device, layout)

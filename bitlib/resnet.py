@@ -1,8 +1,8 @@
 """ResNet-v2 (pre-activation bottleneck): the official BiT sizes and the course's small ones.
 
-Owns the network and its architectures, and nothing about weights on disk or training.
-Follows paper section 3.3 and the official PyTorch code; submodules are named after the weight files
-(stageN.unitMM.{a,b,c} hold a norm and the convolution that follows it), so that loading is a walk over names.
+Holds the network and its architectures, and nothing about weight files or training.
+Follows paper section 3.3 and the official PyTorch code. Submodules are named after the entries of the weight files
+(stageN.unitMM.{a,b,c} hold a norm and the convolution that follows it), so loading is a walk over names.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ STAGES = ("stage1", "stage2", "stage3", "stage4")
 
 @dataclass(frozen=True)
 class Arch:
-    """What fixes a network up to its head.
+    """Everything that defines a network except its head.
 
     units: residual units in each of the four stages. root_width: channels after the stem; stage s has
-    4 * root_width * 2**s output channels. groups: of every group norm. stem: "imagenet" (7x7/2 and a max pool) or
-    "small" (3x3/2, for images of about 32x32). norm: "gn" or "bn". standardize: weight standardisation in every
-    convolution. Raises ValueError, naming the field, for any other value, and where `groups` does not divide the widths.
+    4 * root_width * 2**s output channels. groups: number of groups in every group norm. stem: "imagenet" (7x7/2 and a max
+    pool) or "small" (3x3/2, for images of about 32x32). norm: "gn" or "bn". standardize: weight standardisation in every
+    convolution. Raises ValueError, naming the field, for any other value, or if `groups` does not divide the widths.
     """
 
     units: tuple[int, int, int, int]
@@ -40,7 +40,7 @@ class Arch:
     standardize: bool = True
 
     def __post_init__(self):
-        # Weight files bring these fields from anywhere, so types are checked, not only ranges.
+        # These fields may come from an untrusted weight file, so check types as well as ranges.
         def need(ok: bool, field: str, wanted: str) -> None:
             if not ok:
                 raise ValueError(f"{field} is {reprlib.repr(getattr(self, field))}; it must be {wanted}")
@@ -66,14 +66,14 @@ _OFFICIAL = {
     "R152x4": ((3, 8, 36, 3), 4),
 }
 ARCHS: dict[str, Arch] = {name: Arch(units, 64 * width) for name, (units, width) in _OFFICIAL.items()}
-# The course's own: 8 groups, because the narrowest norm has 16 channels, and 32 groups do not divide them.
+# The course's own: 8 groups, because the narrowest norm has 16 channels, too few for 32 groups.
 _SMALL = dict(units=(2, 2, 2, 2), root_width=16, groups=8, stem="small")
 _TINY = dict(units=(1, 1, 1, 1), root_width=8, groups=4, stem="small")
 ARCHS |= {
     "small": Arch(**_SMALL),
     "small-gn": Arch(**_SMALL, standardize=False),
     "small-bn": Arch(**_SMALL, norm="bn", standardize=False),
-    # For experiments that train many networks in a notebook.
+    # For notebooks that train many networks.
     "tiny": Arch(**_TINY),
     "tiny-gn": Arch(**_TINY, standardize=False),
     "tiny-bn": Arch(**_TINY, norm="bn", standardize=False),
@@ -100,8 +100,8 @@ class PreActConv(nn.Module):
 class Unit(nn.Module):
     """Pre-activation bottleneck. x: [N, cin, H, W] -> [N, cout, H/stride, W/stride].
 
-    The stride sits on the 3x3 convolution. Where the shape changes, the shortcut is a 1x1 convolution of the
-    pre-activated input, with no norm of its own.
+    The stride is in the 3x3 convolution. Where the shape changes, the shortcut is a 1x1 convolution of the
+    pre-activated input, without a norm.
     """
 
     def __init__(self, arch: Arch, cin: int, cout: int, stride: int):
@@ -110,7 +110,7 @@ class Unit(nn.Module):
         self.a = PreActConv(arch, cin, mid, 1)
         self.b = PreActConv(arch, mid, mid, 3, stride)
         self.c = PreActConv(arch, mid, cout, 1)
-        # Part of `a`, though it belongs to the unit, because the weight file has it there: unitMM/a/proj.
+        # It belongs to the unit, but is a child of `a` because the weight file calls it unitMM/a/proj.
         self.a.proj = make_conv(cin, cout, 1, stride, arch.standardize) if stride != 1 or cin != cout else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -130,13 +130,13 @@ class Root(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        # Padding with zeros and not, as MaxPool's own padding does, with -inf: the weights were trained so,
-        # and nothing keeps the un-normed stem output above zero.
+        # Pad with zeros, not with -inf as MaxPool's own padding does: the weights were trained this way, and the stem's
+        # output has no ReLU that would keep it above zero.
         return F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 2) if self.pool else x
 
 
 def _first_and_second_run(unit: Unit):
-    """The contexts of a checkpointed unit's two forward passes."""
+    """Contexts for the first forward pass of a checkpointed unit and for its recomputation."""
     return nullcontext(), still_statistics(unit)
 
 
@@ -144,8 +144,8 @@ class ResNetV2(nn.Module):
     """A pre-activation ResNet with a linear head of `num_classes` outputs.
 
     forward: float [N, 3, H, W] in [-1, 1] -> logits [N, num_classes]. The head starts at zero, as in the
-    paper's fine-tuning; the other weights are drawn from `seed` (He, fan-out). With `grad_checkpointing` set,
-    training recomputes each unit's activations in the backward pass instead of storing them.
+    paper's fine-tuning; the other weights are random (He initialisation, fan-out; drawn by `seed`). With `grad_checkpointing`
+    set, training recomputes each unit's activations in the backward pass instead of storing them.
     """
 
     def __init__(self, arch: Arch, num_classes: int, seed: int = 0):
@@ -158,7 +158,7 @@ class ResNetV2(nn.Module):
         for s, (name, units) in enumerate(zip(STAGES, arch.units)):
             cout, stage = 4 * arch.root_width * 2**s, nn.Sequential()
             for u in range(units):
-                # The stem of the official sizes pools already, so their first stage keeps the resolution.
+                # The first stage keeps the resolution, which the stem has already reduced.
                 stage.add_module(f"unit{u + 1:02d}", Unit(arch, cin, cout, 2 if u == 0 and s > 0 else 1))
                 cin = cout
             self.add_module(name, stage)
@@ -175,7 +175,7 @@ class ResNetV2(nn.Module):
         self.reset_head(self.num_classes)
 
     def reset_head(self, num_classes: int) -> None:
-        """Put a new head of `num_classes` outputs on, weights and bias zero (official code: `zero_head=True`)."""
+        """Replace the head by a new one of `num_classes` outputs, all zeros (official code: `zero_head=True`)."""
         old = self.head.weight
         self.head = nn.Linear(self.num_features, num_classes, device=old.device, dtype=old.dtype)
         nn.init.zeros_(self.head.weight)
@@ -187,14 +187,14 @@ class ResNetV2(nn.Module):
         if not (self.grad_checkpointing and self.training and torch.is_grad_enabled()):
             return stage(x)
         for unit in stage:
-            # The second run must not move the running statistics of batch norm once more.
+            # The recomputation must not update the running statistics of batch norm a second time.
             x = checkpoint(unit, x, use_reentrant=False, context_fn=partial(_first_and_second_run, unit))
         return x
 
     def stage_features(self, x: Tensor) -> dict[str, Tensor]:
-        """The residual stream after each stage, un-normed: {"stage1": [N, 4r, h, w], "stage2": [N, 8r, h/2, w/2], ...}.
+        """The output of each stage, before any norm: {"stage1": [N, 4r, h, w], "stage2": [N, 8r, h/2, w/2], ...}.
 
-        r is root_width, and h and w are the size of the stem's output: H/4 and W/4 ("imagenet") or H/2 and W/2 ("small").
+        r is root_width; [h, w] is the size of the stem's output, [H/4, W/4] for "imagenet" and [H/2, W/2] for "small".
         """
         features, x = {}, self.root(x)
         for name in STAGES:
@@ -214,7 +214,7 @@ class ResNetV2(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def set_frozen(self, names: tuple[str, ...]) -> None:
-        """Freeze these children and thaw the others: no gradient, and no moving statistics even in train mode."""
+        """Freeze the children of these names (no gradients, fixed statistics even in train mode) and unfreeze all others."""
         self.frozen = tuple(names)
         for name, child in self.named_children():
             child.requires_grad_(name not in names)
@@ -229,5 +229,5 @@ class ResNetV2(nn.Module):
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of trainable and frozen parameters together."""
+    """Number of parameters, trainable and frozen."""
     return sum(p.numel() for p in model.parameters())

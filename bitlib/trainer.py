@@ -1,9 +1,9 @@
-"""The one training loop: precision, micro-batches, progress, checkpoints, resume.
+"""The one training loop: precision, micro-batches, progress, checkpoints, resuming.
 
-Knows nothing of what is being trained or where images come from: the caller brings batches by the number of the step, and a
-loss. A batch must be a pure function of its step; then a checkpoint holds all the state there is (weights, optimizer, moving
-average, loss scaler, micro-batches, history), and a resumed run ends with the same bits as an uninterrupted one. Under
-`distributed.process_group` all processes call `train` alike.
+It does not know what is being trained or where images come from: the caller passes a loss, and batches as a function of the
+step. If that function is pure, a checkpoint holds all the state there is (weights, optimizer, moving average, loss scaler,
+micro-batches, history), and a resumed run ends with the same bits as an uninterrupted one. Under `distributed.process_group`,
+all processes call `train` with the same arguments.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ from .files import UserError, atomic_path, remove_unfinished
 from .loop import Loop
 from .norm import StandardizeOnce, batch_norm_statistics, hold_standardized, standardized_convs
 
-LOOK_EVERY = 20  # steps between two looks at the loss; each look waits for the device
+LOOK_EVERY = 20  # steps between reads of the loss; each read waits for the device
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or a termination signal, after the state of `step` was saved to `checkpoint` (None: nowhere to save)."""
+    """Raised on Ctrl-C or SIGTERM, once the state after `step` is saved to `checkpoint` (None: there is no `out` folder)."""
 
     def __init__(self, step: int, checkpoint: Path | None):
-        where = f"; the state is in {checkpoint}" if checkpoint else "; no checkpoint was asked for"
+        where = f"; the state is in {checkpoint}" if checkpoint else "; no checkpoint was requested"
         super().__init__(f"interrupted after step {step}{where}")
         self.step, self.checkpoint = step, checkpoint
 
 
 @dataclass(frozen=True)
 class Sgd:
-    """The optimization: SGD with momentum. lr: learning rate of each step, counted from 0."""
+    """SGD with momentum. steps: number of updates; lr: learning rate as a function of the step, counted from 0."""
 
     steps: int
     lr: Callable[[int], float]
@@ -67,16 +67,16 @@ class Sgd:
 
 @dataclass
 class History:
-    """One row per step: {"step", "lr", "loss"} plus whatever `evaluate` returned at that step.
+    """One row per step: {"step", "lr", "loss"}, plus whatever `evaluate` returned at that step.
 
-    seconds: wall time of the loop, interrupted parts of a resumed run included.
+    seconds: wall time of the loop, including that spent before a resumed run was interrupted.
     """
 
     rows: list[dict] = field(default_factory=list)
     seconds: float = 0.0
 
     def column(self, name: str) -> tuple[list[int], list[float]]:
-        """(steps, values) of the rows that have this column."""
+        """(steps, values) from the rows that have this column."""
         return tuple(zip(*[(r["step"], r[name]) for r in self.rows if name in r])) or ((), ())
 
 
@@ -92,18 +92,20 @@ def train(
     identity: dict | None = None,
     evaluate: Callable[[nn.Module], dict] | None = None,
 ) -> History:
-    """Train `model` in place, on the device where it lies.
+    """Train `model` in place, on its own device.
 
-    batches(step) -> `data.batches.Batch`, or a tuple of tensors that have the whole batch in dimension 0.
-    loss(model, *part) -> mean loss of a part of the batch. Gradients of the parts are weighted by their size, so that their sum
-    is the gradient of the whole (with batch norm it is not: each part has statistics of its own).
-    identity: what a checkpoint must agree with to be resumed (JSON-able). evaluate(model) -> columns for the history.
+    batches(step) -> `data.batches.Batch`, or a tuple of tensors with the whole batch in dimension 0.
+    loss(model, *part) -> mean loss over a micro-batch. Gradients are weighted by the sizes of the micro-batches, so their sum
+    is the gradient of the whole batch (except with batch norm, where each micro-batch has its own statistics).
+    identity: settings that must be the same for a checkpoint to be resumed (JSON-able).
+    evaluate(model) -> extra columns for the history.
 
-    Several processes each take their rows of every batch; the first one writes. A checkpoint can be resumed by another number
-    of processes. On one process that runs out of memory, the number of micro-batches is doubled and the step done again.
+    Each process takes its own rows of every batch, and the first one writes the files. A checkpoint can be resumed on a
+    different number of processes. If a single process runs out of memory, it doubles the number of micro-batches and repeats
+    the step.
 
-    Raises Interrupted; UserError where the loss or a weight is no finite number, where memory does not hold one image alone,
-    where the checkpoint does not fit this run, or where one is there and `loop.resume` is not set.
+    Raises Interrupted; UserError if the loss or a weight is not finite, if one image alone does not fit into memory, if the
+    checkpoint belongs to a different run, or if there is a checkpoint and `loop.resume` is not set.
     """
     if loop.compile:
         need_compiler()
@@ -140,7 +142,7 @@ def train(
             if stopping and done < sgd.steps:
                 raise Interrupted(done, loop.checkpoint)
     anybody.end()
-    wait_for_all()  # nobody reads a file before it is written
+    wait_for_all()  # or another process might read a file before it is written
     state.finish()
     return state.history
 
@@ -150,7 +152,7 @@ def _every(interval: int, done: int) -> bool:
 
 
 class State:
-    """A run in progress: the network, its optimizer, moving average, loss scaler, and how it is saved and resumed."""
+    """A run in progress: network, optimizer, moving average, loss scaler and history, and how to save and resume them."""
 
     def __init__(self, model: nn.Module, sgd: Sgd, loop: Loop, identity: dict):
         self.sgd, self.loop, self.identity = sgd, loop, identity
@@ -164,15 +166,15 @@ class State:
             self.params.values(), lr=0.0, momentum=sgd.momentum, weight_decay=sgd.weight_decay, fused=fused
         )
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(loop.ema)) if loop.ema else None
-        # 16-bit floats of the IEEE kind reach from 6e-8 to 65,504: gradients are scaled up to lie within.
+        # fp16 covers 6e-8 to 65,504; gradients are scaled up to stay within that range.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         if self.scaler.is_enabled() and sgd.momentum:
-            # Fused SGD makes them without filling them, and leaves them so where the very first update is skipped.
+            # Fused SGD creates these buffers uninitialised, and they stay so if the very first update is skipped.
             for p in self.params.values():
                 self.optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
         self.statistics = batch_norm_statistics(model.train())
         self.micro_batches, self.history, self.safe = loop.micro_batches, History(), ""
-        self.losses: list[tuple[int, float, Tensor]] = []  # (step, learning rate, loss that is still on the device)
+        self.losses: list[tuple[int, float, Tensor]] = []  # (step, learning rate, loss still on the device)
         self.began = time.perf_counter()
 
     # One step.
@@ -184,10 +186,10 @@ class State:
         return lr
 
     def gradients(self, batch, loss: Callable[..., Tensor]) -> Tensor:
-        """Gradients of a batch's mean loss, part by part; returns this process's share of the loss, still on the device."""
+        """Compute the gradients of a batch's mean loss; returns this process's share of the loss, still on the device."""
         before = [tensor.clone() for tensor in self.statistics]
         while True:
-            # Equally many parts on every process: a sharded network works only when all of them do.
+            # The same number on every process, because a sharded network runs only when all of them do.
             count = min(self.micro_batches, batch.size // ranks()[1])
             self.optimizer.zero_grad(set_to_none=True)
             try:
@@ -197,21 +199,21 @@ class State:
                     hint = f"--micro-batches {2 * count}" if count < len(batch) else "smaller images or a smaller model"
                     at_once = -(-len(batch) // count)
                     raise UserError(
-                        f"the device is out of memory with {at_once} image{'s' * (at_once != 1)} at a time; use {hint}"
+                        f"the device runs out of memory with {at_once} image{'s' * (at_once != 1)} at a time; use {hint}"
                     ) from None
-            # Outside of `except`, where the traceback would keep the activations alive.
+            # Outside `except`, where the traceback would keep the activations alive.
             for tensor, value in zip(self.statistics, before):
                 tensor.copy_(value)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self.micro_batches = 2 * count
-            tqdm.write(f"out of memory: going on with {self.micro_batches} micro-batches", file=sys.stderr)
+            tqdm.write(f"out of memory: continuing with {self.micro_batches} micro-batches", file=sys.stderr)
 
     def _in_parts(self, batch, count: int, loss: Callable[..., Tensor]) -> Tensor:
         total, world = torch.zeros((), device=self.device), ranks()[1]
-        # The filters of a sharded network are whole only while their block works.
-        once = StandardizeOnce(self.model) if count > 1 and not is_sharded(self.model) else nullcontext()
-        with once as standardized:
+        # In a sharded network, filters are whole only while their block runs.
+        shared = StandardizeOnce(self.model) if count > 1 and not is_sharded(self.model) else nullcontext()
+        with shared as standardized:
             for number, part in enumerate(batch.parts(count), 1):
                 if standardized and number == count:
                     standardized.join_gradients()
@@ -219,21 +221,21 @@ class State:
                 with exchange(self.exchanging, last=number == count):
                     with autocast(self.device, self.precision):
                         value = loss(self.net, *part)
-                    # The exchange takes the mean over processes; the loss of a batch is the sum of their shares.
+                    # The exchange averages over processes, but the batch's loss is the sum of their shares.
                     self.scaler.scale(value * share * world).backward()
                 total += value.detach() * share
         return total
 
     def update(self) -> None:
-        self.scaler.step(self.optimizer)  # skipped where a scaled gradient left the range of 16 bits
+        self.scaler.step(self.optimizer)  # skipped if a scaled gradient left the range of fp16
         self.scaler.update()
         if self.average:
             self.average.update_parameters(self.model)
 
-    # What is told.
+    # Losses and progress.
 
     def collect_losses(self) -> None:
-        """Move them from the device to the history. Raises UserError at the first one that is no finite number."""
+        """Move the losses from the device to the history. Raises UserError at the first one that is not finite."""
         values = summed(torch.stack([value for _, _, value in self.losses])).tolist() if self.losses else []
         for (step, lr, _), value in zip(self.losses, values):
             self.history.rows.append({"step": step, "lr": lr, "loss": value})
@@ -250,25 +252,25 @@ class State:
         )
 
     def summary(self) -> dict[str, str]:
-        """The last row of the history, for the bar."""
+        """The last row of the history, with the latest validation accuracy, for the progress bar."""
         shown = {k: f"{v:.3g}" for k, v in self.history.rows[-1].items() if k != "step"}
         for row in reversed(self.history.rows):
             if "val_accuracy" in row:
                 return shown | {"val_accuracy": f"{row['val_accuracy']:.3f}"}
         return shown
 
-    # What is kept.
+    # The resulting network, and checkpoints.
 
     def judged(self) -> nn.Module:
-        """The network to evaluate, the same on all processes: the moving average, where there is one."""
+        """The network to evaluate, the same on all processes: the moving average, if there is one."""
         model = self.average.module if self.average else self.model
-        if ranks()[1] > 1:  # batch-norm statistics are each process's own while it trains; the first one's are saved
+        if ranks()[1] > 1:  # processes train with different batch-norm statistics; the first one's count
             buffers = dict(model.named_buffers())
             spread(buffers, buffers)
         return model
 
     def start_or_resume(self) -> int:
-        """The step to go on from. The first process alone looks at files, since a folder need not be shared by machines."""
+        """The step to start from. Only the first process looks for files, since machines need not share a folder."""
         file, found, meta, problem = self.loop.checkpoint, {}, None, ""
         if file and is_main():
             remove_unfinished(file)
@@ -280,7 +282,7 @@ class State:
                         self._check_fits(file, found)
                     else:
                         problem = (
-                            f"{self.loop.out} holds a run that was saved after step {meta['step']}; add --resume to go on with "
+                            f"{self.loop.out} holds a run that was saved after step {meta['step']}; add --resume to continue "
                             "it, choose another --out, or delete that folder"
                         )
             except UserError as error:
@@ -303,12 +305,12 @@ class State:
         return meta["step"]
 
     def _check_fits(self, file: Path, found: dict[str, Tensor]) -> None:
-        """Raises UserError with the first tensor of a checkpoint that this network lacks, or the other way round."""
+        """Raise UserError, naming the first tensor that only the checkpoint or only this network has, or of another shape."""
         wanted = {f"model.{name}": t.shape for name, t in self.model.state_dict().items()}
         if self.average:
             wanted |= {f"average.{name}": t.shape for name, t in self.average.state_dict().items()}
         momentum = {f"optimizer.{name}.momentum_buffer": p.shape for name, p in self.params.items()}
-        wanted |= {key: shape for key, shape in momentum.items() if key in found}  # none before the first step
+        wanted |= {key: shape for key, shape in momentum.items() if key in found}  # there are none before the first step
         for key in sorted(wanted.keys() | found.keys()):
             if key not in wanted or key not in found or found[key].shape != wanted[key]:
                 raise UserError(f"{file} does not fit this network ({key}); use the same model, or another --out")
@@ -316,7 +318,7 @@ class State:
     def _spread_optimizer(self, found: dict[str, Tensor], names: list[str]) -> None:
         for full_name in names:
             name, key = full_name.rsplit(".", 1)
-            # Same strides as the weight: channels-last weights keep channels-last momentum.
+            # With the strides of the weight, so that momentum stays channels-last too.
             value = torch.empty_like(self.params[name])
             spread({full_name: found.get(full_name)}, {full_name: value})
             self.optimizer.state[self.params[name]][key] = value
@@ -325,7 +327,7 @@ class State:
         self.history.seconds = time.perf_counter() - self.began
         broken = summed(torch.stack([_first_of(p).isfinite().logical_not().any() for p in self.params.values()]).any().float())
         if broken:
-            raise UserError(f"weights are no finite numbers any more after step {done}; lower the learning rate{self.safe}")
+            raise UserError(f"some weights are not finite after step {done}; lower the learning rate{self.safe}")
         if not self.loop.checkpoint:
             return
         parts = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
@@ -358,13 +360,13 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _first_of(p: Tensor) -> Tensor:
-    """What this process holds of a weight."""
+    """The part of a weight that this process holds."""
     return p.detach().to_local() if hasattr(p, "to_local") else p.detach()
 
 
 @contextmanager
 def _fastest_kernels() -> Iterator[None]:
-    """Let cuDNN try its algorithms once for each shape; batches keep theirs."""
+    """Let cuDNN try its algorithms once per shape, which pays off because batches keep their shape."""
     before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
     try:
         yield
@@ -374,7 +376,7 @@ def _fastest_kernels() -> Iterator[None]:
 
 @contextmanager
 def _catch_signals() -> Iterator[list[int]]:
-    """Turn the first Ctrl-C or SIGTERM into an entry of the list that is yielded; a second one acts as usual."""
+    """Yield a list to which the first Ctrl-C or SIGTERM is appended; a second one acts as usual."""
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield caught
@@ -402,7 +404,7 @@ def _catch_signals() -> Iterator[list[int]]:
 
 
 def settle(loop: Loop, device: torch.device) -> Loop:
-    """The same options with the precision decided, for all processes by the first. A resumed run keeps the one it had."""
+    """The options with "auto" precision resolved, by the first process for all. A resumed run keeps its precision."""
     if loop.precision != "auto":
         return replace(loop, precision=pick_precision(loop.precision, device))
     stored = None
@@ -410,7 +412,7 @@ def settle(loop: Loop, device: torch.device) -> Loop:
         try:
             stored = read_checkpoint(loop.checkpoint)[1]["precision"]
         except UserError:
-            pass  # said where the rest of the file is needed
+            pass  # reported later, when the rest of the file is read
     return replace(loop, precision=from_main(pick_precision(stored or "auto", device)))
 
 
@@ -423,7 +425,7 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], meta: dict) -> None:
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """(tensors, meta) of what `save_checkpoint` wrote. Raises UserError where the file is damaged."""
+    """(tensors, meta) from a file written by `save_checkpoint`. Raises UserError if it is damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -436,7 +438,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def _check_same(path: Path, theirs: dict, ours: dict) -> None:
-    """Raises UserError with the first setting in which the run of a checkpoint differed from this one."""
+    """Raise UserError, naming the first setting in which the run of a checkpoint differs from this one."""
     ours = json.loads(json.dumps(ours))
     for key in [*ours, *(theirs.keys() - ours.keys())]:
         if theirs.get(key) != ours.get(key):

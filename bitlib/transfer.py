@@ -1,4 +1,4 @@
-"""From a pre-trained network to a new task: fine-tuning by the HyperRule, freezing, linear probe, few-shot protocol."""
+"""From a pre-trained network to a new task: fine-tuning with the HyperRule, freezing, linear probes, few-shot protocol."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ from .resnet import STAGES, ResNetV2
 from .trainer import History, Sgd, settle, train
 from .weights import ModelInfo, info_of, save_weights, weights_digest
 
-MARK = 12  # hexadecimal digits by which a trained-on image is recognised
+MARK = 12  # hexadecimal digits by which an image seen in training is recognised
 FREEZE_POINTS = (*STAGES, "head")
-# Of a rule, for the record.
+# Values of the rule that go into run.json.
 RECORDED = ("warmup_steps", "momentum", "weight_decay", "mixup_alpha", "resize", "crop")
 
 
 def freeze(model: ResNetV2, until: str | None) -> ResNetV2:
-    """Freeze what comes before `until`: "stage1" to "stage4", or "head" for all but the head; None thaws everything.
+    """Freeze everything before `until`: "stage1" to "stage4", or "head" for all but the head; None unfreezes everything.
 
-    Frozen parts get no gradient and keep their batch-norm statistics even in train mode. Returns the same model.
+    Frozen parts get no gradient and keep their batch-norm statistics even in train mode. Returns the same model. Raises
+    ValueError for any other `until`.
     """
     order = ("root", *STAGES, "norm", "head")
     if until is not None and until not in FREEZE_POINTS:
@@ -48,16 +49,16 @@ def freeze(model: ResNetV2, until: str | None) -> ResNetV2:
 
 
 def default_rule(model: ResNetV2, task: Task) -> HyperRule:
-    """The HyperRule for this task; for the course's small models, with the adaptation that their file states."""
+    """The HyperRule for this task; for the course's small models, adapted as their weight file says."""
     info = info_of(model)
     return HyperRule(len(task.train), task.image_size, model=info.name).adapted(**recipe_for(info, len(task.train)))
 
 
 def recipe_for(info, num_examples: int) -> dict:
-    """The departures from the HyperRule that a course model asks for; none for the official ones.
+    """The departures from the HyperRule that a course model needs; none for the official models.
 
-    The rule is made for big networks at 128 pixels and more. The course's run at 32 on a laptop: `shrink` divides the
-    rule's number of steps and keeps the shape of its schedule.
+    The rule is meant for big networks and images of 128 pixels or more. The course's networks take 32 pixels and train on a
+    laptop, so `shrink` divides the rule's number of steps but keeps the shape of its schedule.
     """
     recipe = dict(info.recipe or {})
     shrink = recipe.pop("shrink", 1)
@@ -70,9 +71,9 @@ def recipe_for(info, num_examples: int) -> dict:
 
 @dataclass
 class Run:
-    """What a fine-tuning run gave. Accuracies from 0 to 1; config: every setting, JSON-able; seconds: wall time.
+    """The result of a fine-tuning run. Accuracies from 0 to 1; config: every setting, JSON-able; seconds: wall time.
 
-    decoded: validation and test split, checked and resized before training began.
+    decoded: the validation and test splits, checked and resized before training.
     """
 
     model: ResNetV2
@@ -86,18 +87,18 @@ class Run:
 
     @property
     def crop(self) -> int:
-        """Side in pixels of the images that the model is tested on."""
+        """Side in pixels of the test images."""
         return self.config["crop"]
 
     def evaluate(self, split: str = "test") -> Evaluation:
-        """Logits and labels of a split of the task, in the precision that the model was trained in."""
+        """Logits and labels for a split of the task, in the precision used for training."""
         images = self.decoded.get(split) or getattr(self.task, split)
         return evaluate(self.model, images, self.crop, self.config.get("precision", "fp32"))
 
     def save(self, out: str | Path) -> None:
-        """Write model.safetensors, history.csv and run.json into the folder `out`, and of a folder of images its split.csv.
+        """Write model.safetensors, history.csv and run.json into the folder `out`, and split.csv if the task is a folder.
 
-        Each file appears whole or not at all. Of several processes, which must all call it, the first one writes.
+        Each file is written whole or not at all. All processes must call this; the first one writes.
         """
         self.save_model(Path(out))
         if is_main():
@@ -105,7 +106,7 @@ class Run:
             write_json(Path(out) / "run.json", {**self.config, **accuracies, "seconds": round(self.seconds, 2)})
 
     def save_model(self, out: Path) -> None:
-        """All that is known before the model is evaluated: everything but run.json."""
+        """Write everything that is known before the model is evaluated: all files but run.json."""
         state = whole_state(self.model.state_dict())
         if not is_main():
             return
@@ -118,20 +119,21 @@ class Run:
 
 
 def learnt(model: ResNetV2, task: Task, crop: int) -> ModelInfo:
-    """What is known of a model that has learnt `task`, at `crop` pixels."""
+    """The ModelInfo of a model that has been trained on `task`, at `crop` pixels."""
     seen = {split: "".join(seen_marks(getattr(task, split))) for split in ("train", "val")}
     return replace(info_of(model), num_classes=task.num_classes, class_names=task.class_names, crop=crop, seen=seen)
 
 
 def seen_marks(images: Images) -> list[str]:
-    """A short mark of every image's content, where the source knows it (folders do); by these `bitlib evaluate` finds them."""
+    """A short hash of each image's content, by which `bitlib evaluate` recognises it; empty for tasks that are not folders."""
     return [digest[:MARK] for digest in getattr(images, "digests", ())]
 
 
 def unseen(model: ResNetV2, task: Task, split: str) -> tuple[Images, int]:
-    """The images of a split of a folder that the model was neither trained nor chosen on, and how many were left out for that.
+    """(images of a split that the model has not seen, how many were left out), for tasks that are folders.
 
-    For the validation split, only training images are left out; for the training split, none.
+    From the test split this leaves out images that the model was trained or validated on, from the validation split those
+    that it was trained on, and from the training split none.
     """
     images = getattr(task, split)
     without = {"train": (), "val": ("train",), "test": ("train", "val")}[split]
@@ -144,7 +146,7 @@ def unseen(model: ResNetV2, task: Task, split: str) -> tuple[Images, int]:
 
 
 def split_table(task: Task) -> list[dict]:
-    """Which image of a folder went where, one row per image; empty for tasks that are not folders."""
+    """Which split each image of a folder went to, one row per image; empty for tasks that are not folders."""
     splits = {name: getattr(task, name) for name in ("train", "val", "test")}
     return [
         {"split": name, "class": task.class_names[label], "file": str(path), "content": digest}
@@ -161,7 +163,7 @@ def write_json(path: str | Path, content: dict) -> None:
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    """Write a table atomically; its columns are all keys of the rows."""
+    """Write a table atomically, with a column for every key in the rows."""
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf8") as f:
         writer = csv.DictWriter(f, dict.fromkeys(key for row in rows for key in row))
         writer.writeheader()
@@ -169,11 +171,12 @@ def write_csv(path: Path, rows: list[dict]) -> None:
 
 
 def finetune(model: ResNetV2, task: Task, rule: HyperRule | None = None, seed: int = 0, loop: Loop = Loop()) -> Run:
-    """Fine-tune `model` on `task` by the HyperRule; the model is changed in place, with a new head of zeros.
+    """Fine-tune `model` on `task` with the HyperRule, in place, starting from a new head of zeros.
 
     rule: None for `default_rule`. seed: order of the examples, crops, flips, MixUp. loop: device, precision, memory, and the
-    folder for the result. What was frozen before stays frozen. The test split is looked at once, at the end. Raises UserError
-    for unreadable data or settings.
+    folder for the result. Frozen parts stay frozen. The test split is evaluated once, at the end. Raises UserError for
+    unreadable images, settings that do not work on this machine, or a loss that is no longer finite; and
+    `trainer.Interrupted` on Ctrl-C.
     """
 
     def loss(net: nn.Module, x: Tensor, y: Tensor, y_other: Tensor, lam: float, indices: Tensor) -> Tensor:
@@ -191,13 +194,15 @@ def distill(
     loop: Loop = Loop(),
     how: Distillation = Distillation(),
 ) -> Run:
-    """Train `model` to imitate `teacher`, which already solves `task`; the student gets a new head of zeros.
+    """Train `model`, the student, to imitate `teacher`, which already solves `task`. The student gets a new head of zeros.
 
-    rule, seed and loop are those of `finetune`. Raises UserError where the teacher does not fit, and for MixUp with a teacher
-    that has judged its images before training.
+    rule: None for `default_rule`. seed: order of the examples, crops, flips, MixUp. loop: device, precision, memory, and the
+    folder for the result. how: temperature, weight of the teacher, and which images it sees. Raises UserError if the
+    numbers of classes differ, for MixUp with how.consistent=False, for unreadable images, settings that do not work on this
+    machine, or a loss that is no longer finite; and `trainer.Interrupted` on Ctrl-C.
     """
     if teacher.num_classes != task.num_classes:
-        wrong = f"the teacher knows {teacher.num_classes} classes, {task.name} has {task.num_classes}"
+        wrong = f"the teacher has {teacher.num_classes} classes, {task.name} has {task.num_classes}"
         raise UserError(f"{wrong}; fine-tune the teacher on the same task first")
     rule = rule or default_rule(model, task)
     if not how.consistent and rule.mixup_alpha:
@@ -213,7 +218,7 @@ def distill(
             logits = net(x)
             with torch.no_grad():
                 target = teacher(x) if fixed is None else fixed[indices]
-            # Autocast may have left either of them in 16 bits, too coarse for a difference of logarithms.
+            # Autocast may have left either in 16 bits, which are too coarse for a difference of logarithms.
             soft = distillation_loss(logits.float(), target.float(), temperature=how.temperature)
             return soft if how.alpha == 1 else how.alpha * soft + (1 - how.alpha) * mixup_loss(logits, y, y_other, lam)
 
@@ -222,7 +227,7 @@ def distill(
 
 
 def _fit(model: ResNetV2, task: Task, rule: HyperRule | None, seed: int, loop: Loop, loss: Callable, method: dict) -> Run:
-    """What fine-tuning and distillation share. loss(net, *part) -> mean loss; method: what the record says of it."""
+    """The part that fine-tuning and distillation share. loss(net, *part) -> mean loss; method: its entries in run.json."""
     started = time.perf_counter()
     rule = rule or default_rule(model, task)
     device = pick_device(loop.device)
@@ -232,7 +237,7 @@ def _fit(model: ResNetV2, task: Task, rule: HyperRule | None, seed: int, loop: L
     config |= {name: getattr(rule, name) for name in RECORDED}
     config |= {"frozen": [*model.frozen], "precision": loop.precision, "ema": loop.ema}
     how = Augmentation(rule.resize, rule.crop, task.random_crop, task.random_flip, rule.mixup_alpha)
-    # An image that cannot be read should say so now, and not after hours of training.
+    # An unreadable image should stop the run now, not after hours of training.
     decoded = {split: getattr(task, split).prepare(rule.crop, "cpu") for split in ("val", "test")}
     layout = memory_format(device, loop.precision)
     batches = Batches(task.train, how, rule.batch_size, seed, device, layout)
@@ -253,13 +258,13 @@ def _fit(model: ResNetV2, task: Task, rule: HyperRule | None, seed: int, loop: L
 
 
 def _subject(model: ResNetV2, task: Task) -> dict:
-    """What learns what, for the record."""
+    """Model and data, for run.json."""
     images = {"task": task.name, "fingerprint": task.fingerprint, "num_train": len(task.train)}
     return {"model": info_of(model).name, **images}
 
 
 def environment(device: torch.device) -> dict:
-    """Versions and hardware, for the record."""
+    """Versions and hardware, for run.json."""
     from . import __version__
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
@@ -268,7 +273,7 @@ def environment(device: torch.device) -> dict:
 
 
 def _finish(run: Run, started: float, out: str | Path | None) -> Run:
-    """Save, evaluate, and save what that gave; should evaluation fail, the weights are safe already."""
+    """Save the weights, evaluate, then save the accuracies: if evaluation fails, the weights are safe."""
     if out:
         run.save_model(Path(out))
     run.val_accuracy = run.evaluate("val").accuracy
@@ -280,7 +285,7 @@ def _finish(run: Run, started: float, out: str | Path | None) -> Run:
 
 
 def cache_features(model: ResNetV2, images: Images, side: int, mirrored: bool = False) -> Tensor:
-    """Pooled features float [N, num_features] of every image, resized, without augmentation; mirrored if you say so."""
+    """Pooled features, float [N, num_features] on the CPU, of all images, resized to `side` pixels and optionally mirrored."""
     device = next(model.parameters()).device
     model.eval()
 
@@ -294,11 +299,12 @@ def cache_features(model: ResNetV2, images: Images, side: int, mirrored: bool = 
 def linear_probe(
     model: ResNetV2, task: Task, rule: HyperRule | None = None, loop: Loop = Loop(), *, c: float = 1.0, mirror: bool = False
 ) -> Run:
-    """Leave the network as it is and fit only its head, by logistic regression on cached features.
+    """Keep the network as it is and fit only a new head, by logistic regression on cached features.
 
-    The features are computed once, in 32 bits, and standardised, so this takes seconds and has no random part. loop: only its
-    device and `out` matter. c: inverse strength of the L2 penalty. mirror: fit on every image and its mirror image; only where
-    the task's labels survive that, else UserError. The head takes the standardisation in: run.model is an ordinary network.
+    The features are computed once, in 32 bits, and standardised, so this takes seconds and involves no randomness. loop: only
+    `device` and `out` matter. c: inverse strength of the L2 penalty. mirror: also fit on the mirror image of every image.
+    The standardisation is folded into the head, so run.model is an ordinary network. Raises UserError for unreadable images,
+    or for `mirror` on a task whose labels do not survive mirroring.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -318,7 +324,7 @@ def linear_probe(
     std = std.clamp_min(1e-6)
     fitted = LogisticRegression(C=c, max_iter=2000).fit(((features - mean) / std).numpy(), labels.numpy())
     weight, bias = torch.from_numpy(fitted.coef_), torch.from_numpy(fitted.intercept_)
-    if task.num_classes == 2:  # scikit-learn keeps one row of the two
+    if task.num_classes == 2:  # scikit-learn returns a single row for two classes
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     with torch.no_grad():
         model.head.weight.copy_(weight / std)
@@ -329,9 +335,10 @@ def linear_probe(
 
 
 def few_shot_runs(make_model, task: Task, shots: int, seeds: range = range(5), method=finetune, **kwargs) -> list[Run]:
-    """One run per seed, on that seed's random subset of `task`: the paper's protocol takes five (section 4.1).
+    """One run per seed, each on its own random subset of `task`. The paper takes five subsets (section 4.1).
 
-    make_model(seed) -> a fresh model. method: `finetune` or `linear_probe`; kwargs go to it.
+    make_model(seed) -> a fresh model. shots: training images per class. method: `finetune` or `linear_probe`, called with
+    kwargs.
     """
     runs = []
     for seed in seeds:

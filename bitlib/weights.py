@@ -1,8 +1,8 @@
-"""Weights on disk: the official .npz files, the course's .safetensors, and the registry of models.
+"""Weights on disk: the official .npz files, the course's .safetensors files, and the registry of models.
 
-Owns names, formats and checks; `download` fetches. Nothing is ever unpickled, and nothing in a file is believed: its
-names, shapes and settings are compared with the network by its headers alone, before any memory is set aside, and its
-numbers before the first tensor of a model changes.
+Holds names, formats and checks; `download` fetches the files. Nothing is ever unpickled, and no file is trusted: its names,
+shapes and settings are read from the headers and compared with the network before any memory is allocated, and its numbers
+are checked before any tensor of the model changes.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ OFFICIAL_URL = "https://storage.googleapis.com/bit_models/{name}.npz"
 OFFICIAL_CLASSES = {"S": 1000, "M": 21_843}
 PACKAGE = Path(__file__).parent / "pretrained"
 MAX_CLASSES = 1_000_000
-LARGEST = 1e6  # far beyond any trained weight; larger ones, finite as they are, overflow within the network
+LARGEST = 1e6  # far beyond any trained weight; larger values, though finite, overflow inside the network
 
 
 class WeightsError(UserError, ValueError):
-    """A weight file that cannot be read, or does not fit the network."""
+    """A weight file cannot be read, or does not fit the network."""
 
 
 # --- the official .npz layout -----------------------------------------------------------------------------------------
 
 
 def npz_key(name: str) -> str:
-    """The official file's name for a parameter: "stage1.unit01.a.conv.weight" ->
+    """The key of a parameter in the official files: "stage1.unit01.a.conv.weight" ->
     "resnet/block1/unit01/a/standardized_conv2d/kernel"."""
     if name.startswith("head."):
         return "resnet/head/conv2d/" + {"weight": "kernel", "bias": "bias"}[name[5:]]
@@ -57,7 +57,7 @@ def npz_key(name: str) -> str:
 
 
 def _as_npz(name: str, tensor: Tensor) -> Tensor:
-    """A parameter seen in the official layout: HWIO, the head as a 1x1 convolution. A view, so it can be written to."""
+    """A writable view of a parameter in the official layout: HWIO, and the head as a 1x1 convolution."""
     if name == "head.weight":
         return tensor.t()[None, None]
     return tensor.permute(2, 3, 1, 0) if tensor.ndim == 4 else tensor
@@ -66,17 +66,17 @@ def _as_npz(name: str, tensor: Tensor) -> Tensor:
 def _check_group_norm(model: ResNetV2) -> None:
     if model.arch.norm != "gn" or not model.arch.standardize:
         kind = "group norm with weight standardisation"
-        raise WeightsError(f"the official .npz layout holds {kind} only; use a network of that kind, or save_weights")
+        raise WeightsError(f"the official .npz format is only for {kind}; use such a network, or save_weights")
 
 
 def load_npz(model: ResNetV2, path: str | Path) -> str:
-    """Copy an official weight file into `model`; returns a line that says what was done with the head.
+    """Copy an official weight file into `model`; returns a sentence about what happened to the head.
 
-    A head of another number of classes than the file's is left at zeros, as the paper does for a new task. Also reads
-    files whose keys carry a number (standardized_conv2d_17). Raises WeightsError, naming the key, for a missing, extra
-    or wrongly shaped entry or one with NaN, infinity or absurdly large numbers; and for a file that is damaged or holds
-    pickled objects. Entries are compared by their headers, so one that is larger than the network is not decompressed.
-    The model is then as it was before.
+    If the file's head has a different number of classes, the model's head is set to zeros, as the paper does for a new task.
+    Also reads files with numbered keys (standardized_conv2d_17). Raises WeightsError, naming the key, for an entry that is
+    missing, extra, of the wrong shape, or that holds NaN, infinity or absurdly large numbers; and for a file that is damaged
+    or holds pickled objects. The model is then unchanged. Shapes are compared by the headers, so entries larger than the
+    network's are never decompressed.
     """
     _check_group_norm(model)
     path = Path(path)
@@ -86,9 +86,9 @@ def load_npz(model: ResNetV2, path: str | Path) -> str:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong while `path` is read into one clear line.
+    """Turn any error while reading `path` into a WeightsError of one clear line.
 
-    All exceptions: a damaged file fails in zipfile, zlib, struct, the tokenizer, json, or for want of memory.
+    Catches all exceptions: a damaged file can fail in zipfile, zlib, struct, the tokenizer or json, or run out of memory.
     """
     try:
         yield
@@ -104,47 +104,47 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _shown(key: str) -> str:
-    """A name that a file brought, in one line and not at length."""
+    """A key from a file, shortened to fit on one line."""
     return repr(key[:100])[1:-1]
 
 
 def _check_entries(path: Path, found: Iterable[str], wanted: Iterable[str]) -> None:
-    """Refuse a file with more or fewer entries than the network has."""
+    """Raise WeightsError if the file's entries are not those of the network."""
     for key in sorted({*found} ^ {*wanted}):
         has, does = ("lacks", "needs") if key in wanted else ("has", "lacks")
-        raise WeightsError(f"{path} {has} the entry {_shown(key)}, which this network {does}; is it of another architecture?")
+        raise WeightsError(f"{path} {has} the entry {_shown(key)}, which this network {does}; is it for another architecture?")
 
 
 def _check_values(path: Path, key: str, tensor: Tensor) -> None:
-    """Refuse numbers with which a network gives no finite answer."""
-    if tensor.is_floating_point() and not tensor.abs().max() <= LARGEST:  # NaN is not below it either
-        raise WeightsError(f"{path}: {key} holds values that are not finite numbers of a usual size; get the file again")
+    """Raise WeightsError for numbers that would keep the network's output from being finite."""
+    if tensor.is_floating_point() and not tensor.abs().max() <= LARGEST:  # also true for NaN
+        raise WeightsError(f"{path}: {key} holds values that are not finite or far too large; download the file again")
     if key.endswith("running_var") and (tensor < 0).any():
-        raise WeightsError(f"{path}: {key} holds a variance below 0; get the file again")
+        raise WeightsError(f"{path}: {key} holds a variance below 0; download the file again")
 
 
 def _shape_error(path: Path, key: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> WeightsError:
-    return WeightsError(f"{path}: {key} has the shape {reprlib.repr(found)}, this network needs {wanted}")
+    return WeightsError(f"{path}: {key} has the shape {reprlib.repr(found)}, but this network needs {wanted}")
 
 
 def _header(path: Path, archive: zipfile.ZipFile, key: str) -> tuple[int, ...]:
-    """Shape of one entry, which holds exactly as many floating-point numbers as that; reads no more than its header."""
+    """Shape of one entry, after checking that it holds exactly that many floats; reads no more than the header."""
 
     def need(ok: bool, otherwise: str) -> None:
         if not ok:
             raise WeightsError(f"{path}: {key} {otherwise}")
 
     entry, plain = archive.getinfo(f"{key}.npy"), (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-    need(entry.compress_type in plain, "is compressed in a way that NumPy does not use; get the file again")
+    need(entry.compress_type in plain, "is compressed in a way that NumPy does not use; download the file again")
     with archive.open(entry) as file:
-        # Later versions are for structured arrays, with headers of any length.
-        need(np.lib.format.read_magic(file) == (1, 0), "is no plain array of NumPy; get the file again")
+        # Later versions are for structured arrays, whose headers may have any length.
+        need(np.lib.format.read_magic(file) == (1, 0), "is not a plain NumPy array; download the file again")
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         need(not dtype.hasobject, "holds pickled objects, which could run any code; get the file from its source")
         floating = dtype.kind == "f" and dtype.itemsize <= 8
         need(floating, f"holds {reprlib.repr(str(dtype))}, not floating-point numbers")
         size = file.tell() + math.prod(shape) * dtype.itemsize
-        need(entry.file_size == size, f"declares {entry.file_size} bytes, but its shape needs {size}; get it again")
+        need(entry.file_size == size, f"declares {entry.file_size} bytes, but its shape needs {size}; download the file again")
     return shape
 
 
@@ -155,7 +155,7 @@ def _copy_npz(model: ResNetV2, path: Path, archive: zipfile.ZipFile) -> str:
     for found in (entry.removesuffix(".npy") for entry in archive.namelist()):
         key = re.sub(r"standardized_conv2d_\d+", "standardized_conv2d", found)
         if key in keys:
-            raise WeightsError(f"{path} has both {_shown(keys[key])} and {_shown(found)}: one too many")
+            raise WeightsError(f"{path} has both {_shown(keys[key])} and {_shown(found)}, two names for the same entry")
         keys[key] = found
     _check_entries(path, keys, wanted)
     found_classes = math.prod(_header(path, archive, keys["resnet/head/conv2d/bias"]))
@@ -176,7 +176,7 @@ def _copy_npz(model: ResNetV2, path: Path, archive: zipfile.ZipFile) -> str:
         loaded[name] = torch.from_numpy(array)
         _check_values(path, keys[key], loaded[name])
     with torch.no_grad():
-        for name in list(loaded):  # giving each back once it is copied: R152x4 has 4 GB of them
+        for name in list(loaded):  # freeing each once it is copied: R152x4 has 4 GB of them
             _as_npz(name, params[name]).copy_(loaded.pop(name))
         if not keep_head:
             model.head.weight.zero_()
@@ -187,7 +187,7 @@ def _copy_npz(model: ResNetV2, path: Path, archive: zipfile.ZipFile) -> str:
 
 
 def save_npz(model: ResNetV2, path: str | Path) -> None:
-    """Write `model` in the official layout (float32), atomically. Loading it again gives the same bits."""
+    """Write `model` in the official format (float32), atomically. Loading it again gives the same bits."""
     _check_group_norm(model)
     with atomic_path(Path(path)) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as z:
         for name, p in model.named_parameters():  # one tensor in memory at a time: R152x4 has 4 GB of them
@@ -204,9 +204,9 @@ def save_weights(
 ) -> None:
     """Write weights, statistics, architecture and `meta` (JSON-able) to one .safetensors file, atomically.
 
-    dtype: storage of floating-point tensors; torch.float16 halves the file, and loading gives float32 again. state: the
-    weights, where the model itself holds only parts of them. Raises WeightsError, naming the tensor, for a number that `dtype`
-    cannot hold, and naming the field for meta data with which the file could not be opened again.
+    dtype: how floating-point tensors are stored; torch.float16 halves the file, and loading gives float32 again. state: the
+    weights to write, if the model itself is sharded. Raises WeightsError, naming the tensor, for numbers that `dtype` cannot
+    hold, and, naming the field, for metadata with which the file could not be opened again.
     """
     from safetensors.torch import save_file
 
@@ -219,15 +219,15 @@ def save_weights(
     for name, tensor in (state or model.state_dict()).items():
         stored[name] = tensor.detach().to(dtype if tensor.is_floating_point() else tensor.dtype).cpu().contiguous()
         if dtype == torch.float16 and not stored[name].isfinite().all():
-            raise WeightsError(f"{name} holds numbers beyond {dtype}; store {Path(path).name} as float32")
+            raise WeightsError(f"{name} holds numbers too large for {dtype}; store {Path(path).name} as float32")
     header = {"bitlib": json.dumps(meta, ensure_ascii=False)}
     with atomic_path(Path(path)) as temporary:
         save_file(stored, temporary, header)
 
 
-# What a file may say of how the HyperRule is adapted to it: key -> (type, least, largest).
+# How a file may adapt the HyperRule to its model: key -> (type, smallest, largest).
 _RECIPE = {
-    "shrink": (int, 1, 500),  # the shortest schedule has 500 steps, and one must be left
+    "shrink": (int, 1, 500),  # the shortest schedule has 500 steps, of which at least one must remain
     "steps": (int, 1, 100_000_000),
     "batch_size": (int, 1, 1_000_000),
     "base_lr": (float, 1e-12, 1e6),
@@ -239,17 +239,17 @@ _SIDE = (int, 1, 4096)
 
 
 def _is_number(value, kind: type, least: float, largest: float) -> bool:
-    """Whether it is of that type (a whole number is a float as well, True is neither) and in range, which NaN is not."""
+    """Whether `value` is of this type (an int counts as a float, a bool as neither) and in range, which NaN never is."""
     return type(value) in (int, kind) and least <= value <= largest
 
 
 def _is_text(value) -> bool:
-    """Whether it is a string that can be printed: JSON can spell halves of characters, which UTF-8 cannot."""
+    """Whether `value` is a string that can be printed: JSON can hold lone surrogates, which UTF-8 cannot encode."""
     return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
 def _check_meta(meta) -> tuple[Arch, int]:
-    """Architecture and number of classes; ValueError, naming field, value and range, unless every known field is sound."""
+    """(architecture, number of classes). Raises ValueError, with field, value and valid range, for the first invalid field."""
 
     def need(ok: bool, field: str, value, wanted: str) -> None:
         if not ok:
@@ -265,15 +265,15 @@ def _check_meta(meta) -> tuple[Arch, int]:
     arch = Arch(**arch | {"units": tuple(arch["units"]) if isinstance(arch["units"], list | tuple) else arch["units"]})
     need_number("num_classes", classes, int, 1, MAX_CLASSES)
     for field in ("name", "task", "fingerprint"):
-        need(_is_text(meta.get(field, "")), field, meta.get(field), "a text")
+        need(_is_text(meta.get(field, "")), field, meta.get(field), "a string")
     names = meta.get("class_names", [])
-    need(isinstance(names, list | tuple) and all(map(_is_text, names)), "class_names", names, "a list of texts")
+    need(isinstance(names, list | tuple) and all(map(_is_text, names)), "class_names", names, "a list of strings")
     need(len(names) in (0, classes), "the number of class_names", len(names), f"0 or num_classes, {classes}")
     if (crop := meta.get("crop")) is not None:
         need_number("crop", crop, *_SIDE)
-        # At one pixel, a group of one channel is a single number, which has no variance.
+        # On a 1x1 feature map, a group of one channel is a single number, which has no variance.
         lone = arch.norm == "gn" and arch.groups == arch.root_width
-        need(crop >= 8 or not lone, "crop", crop, "8 or more where a group is one channel")
+        need(crop >= 8 or not lone, "crop", crop, "8 or more if every group has one channel")
     if (recipe := meta.get("recipe")) is not None:
         known = {*_RECIPE, "resolution"}
         need(isinstance(recipe, dict) and recipe.keys() <= known, "recipe", recipe, f"an object of {', '.join(sorted(known))}")
@@ -286,37 +286,37 @@ def _check_meta(meta) -> tuple[Arch, int]:
             need(ok and value[1] <= value[0], "recipe's resolution", value, wanted)
     seen = meta.get("seen") or {}
     texts = isinstance(seen, dict) and all(map(_is_text, seen.values()))
-    need(texts and seen.keys() <= {"train", "val"}, "seen", seen, "an object of train and val, each a text")
+    need(texts and seen.keys() <= {"train", "val"}, "seen", seen, "an object of train and val, each a string")
     return arch, classes
 
 
 @contextmanager
 def _open_weights(path: Path) -> Iterator[tuple]:
-    """(open file, meta, architecture, number of classes) of a .safetensors file whose header says nothing impossible."""
+    """(open file, meta, architecture, number of classes) of a .safetensors file, after checking its header."""
     from safetensors import safe_open
 
     with _reading(path), safe_open(path, "pt", device="cpu") as file:
         meta = json.loads((file.metadata() or {}).get("bitlib", "null"))
         if not isinstance(meta, dict) or not {"arch", "num_classes"} <= meta.keys():
-            raise WeightsError(f"{path} was not written by bitlib, or by a newer one: it does not say its architecture")
+            raise WeightsError(f"{path} was not written by bitlib, or by a newer version: it does not record an architecture")
         try:
             arch, classes = _check_meta(meta)
         except ValueError as error:
-            raise WeightsError(f"{path}: {error}; get the file again, or write it anew with save_weights") from None
+            raise WeightsError(f"{path}: {error}; download the file again, or write it again with save_weights") from None
         _check_tensors(path, file, arch, classes)
         yield file, meta, arch, classes
 
 
 @functools.lru_cache(maxsize=32)
 def _tensors_of(arch: Arch, num_classes: int) -> dict[str, tuple[tuple[int, ...], bool]]:
-    """name -> (shape, whether of floating-point numbers) of all that a network keeps; takes no memory for it."""
+    """name -> (shape, whether it is floating-point) of everything in a network's state; allocates no memory."""
     with torch.device("meta"):
         state = ResNetV2(arch, num_classes).state_dict()
     return {key: (tuple(t.shape), t.is_floating_point()) for key, t in state.items()}
 
 
 def _check_tensors(path: Path, file, arch: Arch, num_classes: int) -> None:
-    """Refuse a file whose tensors are not those of the network, by its header: what it claims is never allocated."""
+    """Raise WeightsError, from the header alone, if a file's tensors are not those of the network; allocates nothing."""
     wanted = _tensors_of(arch, num_classes)
     _check_entries(path, file.keys(), wanted)
     for key, (shape, floating) in wanted.items():
@@ -329,7 +329,7 @@ def _check_tensors(path: Path, file, arch: Arch, num_classes: int) -> None:
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
-    """(state in float32, meta) of a file that `save_weights` wrote. Raises WeightsError where it cannot be read."""
+    """(state dict in float32, meta) from a file written by `save_weights`. Raises WeightsError if it cannot be read."""
     path = Path(path)
     with _open_weights(path) as (file, meta, *_):
         state = {key: file.get_tensor(key) for key in file.keys()}
@@ -344,11 +344,11 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a model without loading it.
+    """What is known about a model without loading it.
 
-    source: "official", "course" (in the package) or "file". num_classes: of the pre-trained head. crop: side in pixels
-    of its test images, None where the HyperRule decides. recipe: how the HyperRule is adapted to it.
-    seen: marks of the images that it was trained ("train") and chosen ("val") on, where these were files.
+    source: "official", "course" (in the package), "file", or "architecture" (no weights). num_classes: of the pre-trained
+    head. crop: side in pixels of its test images; None lets the HyperRule decide. recipe: how the HyperRule is adapted to it.
+    seen: short hashes of the images it was trained ("train") and validated ("val") on, if these were files.
     """
 
     name: str
@@ -369,7 +369,7 @@ class ModelInfo:
 
     @property
     def location(self) -> str:
-        """Where the weights are, or would come from."""
+        """Where the weights are, or where they would be downloaded from."""
         if self.source == "official":
             return str(self.path) if self.path.exists() else self.url
         return "in the package" if self.source == "course" else str(self.path)
@@ -403,14 +403,14 @@ def list_models() -> list[str]:
 
 
 def is_cached(name: str) -> bool:
-    """Whether an official model's file is in the cache already."""
+    """Whether the weight file of an official model is in the cache."""
     return _official()[name].path.exists()
 
 
 def model_info(name: str) -> ModelInfo:
-    """What is known of a model: by name, or by the path of a .safetensors file or of an official .npz under its own name.
+    """What is known about a model, by name or by the path of a weight file (.safetensors, or an official .npz not renamed).
 
-    Raises UserError, with the closest names, for one that is not known.
+    Raises UserError for an unknown name, with the closest known ones, or a file that cannot be used.
     """
     models = _official() | _course()
     if name in models:
@@ -424,8 +424,8 @@ def model_info(name: str) -> ModelInfo:
         if path.stem in _official():
             return replace(models[path.stem], source="file", path=path)
         todo = "rename it to its official name, such as BiT-M-R50x1.npz"
-        in_python = "in Python give create_model an architecture and pretrained=PATH"
-        raise UserError(f"{path} does not say its architecture: {todo}, or {in_python}")
+        in_python = "in Python pass an architecture and pretrained=PATH to create_model"
+        raise UserError(f"the name {path} does not tell the architecture: {todo}, or {in_python}")
     if name in ARCHS:
         return ModelInfo(name, ARCHS[name], 1000, "architecture")
     close = difflib.get_close_matches(name, [*models, *ARCHS], 3, 0.4)
@@ -442,10 +442,11 @@ def create_model(
 ) -> ResNetV2:
     """A network by name: official, the course's, an architecture ("small", "R50x1"), or the path of a weight file.
 
-    num_classes: size of the head; None for the pre-trained one. pretrained: False for random weights drawn from `seed`;
-    True for the model's own (an official file is downloaded into the cache if it is not there); or the path of an .npz
-    or .safetensors file. A head whose size differs from the file's starts at zero. The result has `info`, a ModelInfo.
-    Raises UserError for an unknown name, and WeightsError for a file that does not fit.
+    num_classes: outputs of the head; None for as many as the pre-trained one. pretrained: False for random weights, drawn by
+    `seed`; True for the model's own weights (official ones are downloaded into the cache if needed); or the path of an .npz
+    or .safetensors file. A head that differs in size from the file's starts at zero. The model's `info` is a ModelInfo.
+    device: where to put the model; None for the CPU. Raises UserError for an unknown name, and WeightsError for a file that
+    does not fit.
     """
     info = model_info(str(name))
     classes = info.num_classes if num_classes is None else num_classes
@@ -456,10 +457,10 @@ def create_model(
     else:
         path = info.path if pretrained is True else Path(pretrained)
         if path is None:
-            raise UserError(f"{name} is an architecture without weights of its own; `bitlib models` lists those that have them")
+            raise UserError(f"{name} is an architecture without weights; `bitlib models` lists the models that have them")
         if info.source == "official" and path == info.path and not path.exists():
             download(info.url, path)
-        with torch.device("meta"):  # nothing is drawn at random, and no memory touched, for what is then overwritten
+        with torch.device("meta"):  # neither draws nor stores random weights that would be overwritten at once
             model = ResNetV2(info.arch, classes)
         model.to_empty(device="cpu")
         load = _load_state if path.suffix == ".safetensors" else load_npz
@@ -469,7 +470,7 @@ def create_model(
 
 
 def _load_state(model: ResNetV2, path: Path) -> None:
-    """Copy every tensor of a .safetensors file; a head of another number of classes is left at zeros."""
+    """Copy a .safetensors file into `model`; a head with a different number of classes is set to zeros."""
     with _open_weights(path) as (file, _, _, classes):
         _check_tensors(path, file, model.arch, classes)
     state, _ = load_weights(path)
@@ -480,12 +481,12 @@ def _load_state(model: ResNetV2, path: Path) -> None:
 
 
 def info_of(model: ResNetV2) -> ModelInfo:
-    """What is known of a model: its `info`, or for one that was built by hand, its architecture and the name "custom"."""
+    """A model's `info`; for a model built by hand, a ModelInfo with its architecture and the name "custom"."""
     return getattr(model, "info", None) or ModelInfo("custom", model.arch, model.num_classes, "architecture")
 
 
 def weights_digest(model: nn.Module) -> str:
-    """A short hash of all weights and statistics."""
+    """A short hash of all weights and batch-norm statistics: 16 hex digits."""
     h = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         h.update(name.encode())

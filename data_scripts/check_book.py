@@ -1,6 +1,7 @@
-"""After the build: does every page of _toc.yml exist, and is no notebook stored with an error or without outputs?
+"""Check the built book: every page of _toc.yml must exist, and no notebook may be stored with an error or without outputs.
 
-jupyter-book passes over both in silence. Prints one line a problem; exit status 1 if there is any.
+jupyter-book does not report either. Also checks the vendored scripts. Prints one line per problem; exit status 1 if there are
+any.
 """
 
 import json
@@ -26,7 +27,7 @@ def pages(toc) -> list[str]:
 
 
 def problems_of(root: Path = ROOT) -> list[str]:
-    """What is wrong with the book that was built in root/_build/html."""
+    """Problems with the book built in root/_build/html, one line each."""
     listed = pages(yaml.safe_load((root / "_toc.yml").read_text("utf8")))
     problems = []
     for page in listed:

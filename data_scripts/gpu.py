@@ -1,11 +1,11 @@
-"""Everything that waits for a GPU, as one command that can be interrupted and resumed: `make gpu`.
+"""Everything that needs a GPU, as one command that can be interrupted and resumed: `make gpu`.
 
-Each part runs in a process of its own, for nine minutes at most, and writes results/gpu/PART.json when it succeeds; a part
-whose file is there for the same code is skipped. A part that fails leaves PART.log, and the others still run. Needs PyTorch
-with CUDA and the packages that bitlib needs; bitlib itself need not be installed, and nothing is downloaded.
+Each part runs in its own process, for at most nine minutes, and on success writes results/gpu/PART.json; a part that already
+has this file for the same code is skipped. A part that fails leaves PART.log, and the others still run. Needs PyTorch with
+CUDA and the packages that bitlib needs; bitlib itself need not be installed, and nothing is downloaded.
 
-    make gpu PYTHON=python3.12 ARGS="--list"        the parts, the most valuable ones first
-    make gpu PYTHON=python3.12 ARGS="--budget 580"  start only what fits into so many seconds
+    make gpu PYTHON=python3.12 ARGS="--list"        list the parts, most valuable first
+    make gpu PYTHON=python3.12 ARGS="--budget 580"  start only parts that fit into 580 seconds
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from itertools import product
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMIT = 540  # seconds of a part: machines with a GPU are lent for ten minutes at a time
+LIMIT = 540  # seconds per part: GPU machines are lent for ten minutes at a time
 SIDES = (224, 128)
 COMPILED_BATCH = 256  # compiling takes a minute for each batch size, so compiled networks try only one
-ROUNDS = 6  # the fewest that allow an interval of 95 %
+ROUNDS = 6  # the fewest that give a 95 % interval
 
 
 class Skipped(Exception):
-    """This part cannot run on this machine, which is no fault of the code; str: why."""
+    """This part cannot run on this machine, through no fault of the code; the message says why."""
 
 
 class Wrong(Exception):
-    """A result is not what it must be; str: which."""
+    """A result is wrong; the message says which."""
 
 
-# --- what is done on the GPU: functions of (device, tiny) that return figures, with a "summary" in words ----------------------
+# --- what runs on the GPU: functions of (device, tiny) that return figures, with a "summary" in words ------------------------
 
 
 def kernels(device, tiny: bool) -> dict:
-    """The Triton kernels against PyTorch: values in every precision, and the speed of group norm with ReLU."""
+    """The Triton kernels compared with PyTorch: values in every precision, and the speed of group norm with ReLU."""
     if not find_spec("triton"):
         raise Skipped("no Triton")
     if device.type == "cpu":
@@ -67,12 +67,12 @@ def kernels(device, tiny: bool) -> dict:
 
 
 def _stages() -> list[tuple[int, ...]]:
-    """Activations of the four stages of R50x1 at 224 pixels, 64 images."""
+    """Shapes of the activations in the four stages of R50x1, for 64 images of 224 pixels."""
     return [(64, 256 << i, 56 >> i, 56 >> i) for i in range(4)]
 
 
 def _kernel_speed(shape: tuple[int, ...], dtype, device) -> dict:
-    """Forward and backward pass of group norm with ReLU, by the kernel and without: the paired ratio of their speeds."""
+    """Forward and backward pass of group norm with ReLU, with and without the kernel: the paired ratio of their speeds."""
     import torch
 
     from bitlib.course.bench import GPU_STEPS, paired, take_turns
@@ -96,9 +96,9 @@ def _kernel_speed(shape: tuple[int, ...], dtype, device) -> dict:
 
 @contextmanager
 def no_waiting(model, first: int, last: int) -> Iterator[list[int]]:
-    """From the model's call number `first` to its call number `last`, counted from 0, whatever waits for the GPU raises.
+    """Raise an error if anything waits for the GPU between the model's calls `first` and `last`, counted from 0.
 
-    Yields the numbers of the calls that were watched. Without a GPU it only counts.
+    Yields a list of the calls that were watched. Without a GPU it only counts.
     """
     import torch
 
@@ -130,7 +130,7 @@ def no_waiting(model, first: int, last: int) -> Iterator[list[int]]:
 
 
 def sync(device, tiny: bool) -> dict:
-    """Twenty steps of fine-tuning with MixUp, in which nothing between two looks at the loss may wait for the GPU."""
+    """Twenty steps of fine-tuning with MixUp, in which nothing may wait for the GPU between two reads of the loss."""
     import bitlib
     from bitlib.transfer import default_rule
 
@@ -139,7 +139,7 @@ def sync(device, tiny: bool) -> dict:
         task = bitlib.load_task("tiles", 10)
         model = bitlib.create_model("photos-S", task.num_classes, pretrained=True)
         rule = default_rule(model, task).adapted(steps=steps, alpha=0.1)
-        # The first step may allocate and choose kernels; after the last one the loss is looked at.
+        # The first step may allocate and choose kernels; after the last one the loss is read.
         with no_waiting(model, 1, steps - 2) as watched:
             bitlib.finetune(model, task, rule, loop=_loop(device, precision))
         if watched != list(range(1, steps - 1)):
@@ -155,7 +155,7 @@ def _loop(device, precision: str):
 
 
 def bench(device, tiny: bool, *, mode: str, side: int, precision: str, compiled: bool) -> dict:
-    """Speed and memory beside batch norm and timm; each at the batch size that suits it, or compiled at one for all."""
+    """Speed and memory compared with batch norm and timm; each at its best batch size, or all compiled at the same one."""
     from bitlib.course import bench as module
     from bitlib.course.bench import Case, Contestant, best_rows, contestants, paired, run_cases, table
 
@@ -164,7 +164,7 @@ def bench(device, tiny: bool, *, mode: str, side: int, precision: str, compiled:
         from bitlib.device import need_compiler
 
         need_compiler()
-        who = [replace(c, layouts=("channels last",)) for c in who]  # the compiler lays memory out as it likes
+        who = [replace(c, layouts=("channels last",)) for c in who]  # the compiler chooses its own layout
     if tiny:
         from bitlib.resnet import Arch, ResNetV2
 
@@ -203,7 +203,7 @@ def tests(device, tiny: bool) -> dict:
 
 
 def courses(device, tiny: bool) -> dict:
-    """A short fine-tuning of every model of the course in every precision, beside the same one on the processor."""
+    """A short fine-tuning run of every course model in every precision, compared with the same run on the CPU."""
     import bitlib
     from bitlib.transfer import default_rule
 
@@ -228,7 +228,7 @@ def courses(device, tiny: bool) -> dict:
 
 
 def _jpegs(folder: Path, per_class: int) -> None:
-    """Class folders of smooth images, each class of its own colour."""
+    """Write class folders of smooth images, with a different colour for each class."""
     import torch
     import torch.nn.functional as F
     from PIL import Image
@@ -244,7 +244,7 @@ def _jpegs(folder: Path, per_class: int) -> None:
 
 
 def folder(device, tiny: bool) -> dict:
-    """A folder that does not fit into the memory budget ends with the weights of one that does."""
+    """Training on a folder too large for the memory budget must end with the same weights as with the images in memory."""
     import torch
 
     import bitlib
@@ -274,7 +274,7 @@ def folder(device, tiny: bool) -> dict:
 
 
 def processes(device, tiny: bool) -> dict:
-    """Two processes on one GPU, which talk through gloo, end with the weights of one process."""
+    """Two processes on one GPU, which communicate through gloo, must end with the same weights as a single process."""
     from safetensors.torch import load_file
 
     with tempfile.TemporaryDirectory() as place:
@@ -317,7 +317,7 @@ def processes(device, tiny: bool) -> dict:
 
 @dataclass(frozen=True)
 class Part:
-    """name: of its file. seconds: what it takes at most, for all one knows. run: see above. command: instead of this script."""
+    """name: of its file. seconds: the longest it should take. run: a function above. command: runs instead of this script."""
 
     name: str
     seconds: int
@@ -330,7 +330,7 @@ class Part:
 
 
 def all_parts() -> list[Part]:
-    """The most valuable ones first."""
+    """All parts, most valuable first."""
     measured = []
     for precision, compiled in (
         ("bf16", False),
@@ -356,7 +356,7 @@ def all_parts() -> list[Part]:
 
 
 def code() -> str:
-    """The commit; where files differ from it or there is none, with a hash of all sources behind it."""
+    """The commit; if files differ from it or there is none, followed by a hash of all sources."""
     from record import commit
 
     here = commit()
@@ -383,7 +383,7 @@ def child(part: Part, device: str, tiny: bool, file: Path) -> None:
 
 
 def run_parts(parts: list[Part], out: Path, code: str, options: list[str], budget: float = math.inf) -> int:
-    """Run these parts, each in a process of its own, and write out/PART.json; 1 if any of them failed, else 0."""
+    """Run these parts, each in its own process, and write out/PART.json; returns 1 if any part failed, else 0."""
     from bitlib.transfer import write_json
 
     began, failed = time.monotonic(), []
@@ -395,7 +395,7 @@ def run_parts(parts: list[Part], out: Path, code: str, options: list[str], budge
             continue
         left = budget - (time.monotonic() - began)
         if part.seconds > left:
-            print(f"{part.name}: left for another time ({part.seconds} s may not fit into {max(0, left):.0f} s)", flush=True)
+            print(f"{part.name}: left for later ({part.seconds} s may not fit into {max(0, left):.0f} s)", flush=True)
             continue
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as place:
@@ -412,17 +412,17 @@ def run_parts(parts: list[Part], out: Path, code: str, options: list[str], budge
                 continue
         failed.append(part.name)
         last = "\n".join(f"    {line}" for line in log.read_text("utf8", "replace").strip().splitlines()[-15:])
-        print(f"{part.name}: FAILED, {trouble} ({seconds:.0f} s); all of it is in {log}\n{last}", flush=True)
+        print(f"{part.name}: FAILED, {trouble} ({seconds:.0f} s); the full output is in {log}\n{last}", flush=True)
     if failed:
         print(f"failed: {', '.join(failed)}")
     return int(bool(failed))
 
 
 def _run(part: Part, options: list[str], log: Path) -> str:
-    """Run one part with its output in `log`; returns what went wrong, or nothing."""
+    """Run one part with its output in `log`; returns what went wrong, or the empty string."""
     command = part.command or (sys.executable, str(Path(__file__).resolve()), "--run", part.name)
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    # Memory that one contestant has given back in pieces can then serve another one.
+    # Memory freed in pieces by one contestant can then be reused by another.
     env = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", **os.environ, "PYTHONPATH": path}
     with open(log, "wb") as output:
         process = subprocess.Popen(
@@ -434,22 +434,22 @@ def _run(part: Part, options: list[str], log: Path) -> str:
         except subprocess.TimeoutExpired:
             return f"it was stopped after {LIMIT} s"
         finally:
-            if process.poll() is None:  # with all processes that it has started
+            if process.poll() is None:  # together with all processes it has started
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", action="store_true", help="name the parts and stop")
-    parser.add_argument("--only", action="append", metavar="PART", help="run this part; can be given several times")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default: results/gpu)")
+    parser.add_argument("--list", action="store_true", help="list the parts and exit")
+    parser.add_argument("--only", action="append", metavar="PART", help="run only this part; can be repeated")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: results/gpu)")
     parser.add_argument(
-        "--budget", type=float, default=math.inf, metavar="S", help="start no part that may take longer than this"
+        "--budget", type=float, default=math.inf, metavar="S", help="start no part that could run beyond S seconds in total"
     )
-    parser.add_argument("--commit", metavar="NAME", help="of this code, where the copy is no repository")
-    parser.add_argument("--device", default="cuda", help="cuda, or with --tiny cpu")
-    parser.add_argument("--tiny", action="store_true", help="on tiny networks, to try the script itself")
+    parser.add_argument("--commit", metavar="NAME", help="commit of this code, if this copy is not a git repository")
+    parser.add_argument("--device", default="cuda", help="cuda, or cpu with --tiny")
+    parser.add_argument("--tiny", action="store_true", help="use tiny networks, to test the script itself")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     parser.add_argument("--figures", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -466,15 +466,15 @@ def main(argv: list[str] | None = None) -> int:
         if name not in parts:
             return mistake(f"there is no part {name!r}; --list names them all")
     if args.tiny and not args.out:
-        return mistake("--tiny measures nothing real; name a folder for it with --out")
+        return mistake("--tiny measures nothing real; give it a folder with --out")
     if not find_spec("torch"):
         return mistake(f"{sys.executable} has no PyTorch; name a Python that has it: make gpu PYTHON=python3.12")
     import torch
 
     if args.device != "cpu" and not torch.cuda.is_available():
-        return mistake("PyTorch sees no NVIDIA GPU here, and all of this needs one")
+        return mistake("PyTorch sees no NVIDIA GPU here, and every part needs one")
     if args.device == "cpu" and not args.tiny:
-        return mistake("on a processor only --tiny makes sense")
+        return mistake("on a CPU only --tiny makes sense")
     sys.path[:0] = [str(ROOT), str(ROOT / "data_scripts")]
     if args.run:
         child(parts[args.run], args.device, args.tiny, args.figures)

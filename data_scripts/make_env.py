@@ -1,7 +1,7 @@
-"""Make sure that .venv holds what requirements.txt asks for; instant when it does. Called by every `make` target.
+"""Make sure that .venv has what requirements.txt lists; instant if it does. Called by every `make` target.
 
-A half-made or damaged environment, or one made for other requirements, is built again. Standard library only, and
-syntax that old Pythons can read, since its first job is to say that a Python is too old.
+An environment that is incomplete, damaged or made for other requirements is rebuilt. Uses only the standard library and
+syntax that old Pythons can parse, since it must be able to report that a Python is too old.
 """
 
 import hashlib
@@ -15,14 +15,14 @@ VENV = os.path.join(ROOT, ".venv")
 PYTHON = os.path.join(VENV, "bin", "python")
 STAMP = os.path.join(VENV, "ready")
 OLDEST = (3, 11)
-DISK_GB = 8  # the finished environment takes 6.5 GB, and the installer needs room to unpack
-# One module of each group, and the files without which a folder of that name is only a ruin.
+DISK_GB = 8  # the environment takes 6.5 GB, and the installer needs room to unpack
+# One module per group must be importable; `origin` is None for a folder whose files were deleted.
 PROOF = "import importlib.util as u, sys; sys.exit(not all(u.find_spec(m) and u.find_spec(m).origin for m in %r))"
 MODULES = ["torch", "torchvision", "sklearn", "jupyterlab", "jupyter_book", "sphinx_design", "nbval", "timm", "bitlib"]
 
 
 def wanted():
-    """What the stamp of a finished environment says."""
+    """The content of `ready` in a finished environment."""
     digest = hashlib.sha256(("%d.%d" % sys.version_info[:2]).encode())
     for name in ("requirements.txt", "pyproject.toml"):
         with open(os.path.join(ROOT, name), "rb") as f:
@@ -31,7 +31,7 @@ def wanted():
 
 
 def is_ready():
-    """Whether the stamp fits and the environment still answers."""
+    """Whether the stamp matches and the environment still works."""
     try:
         with open(STAMP) as f:
             if f.read() != wanted():
@@ -51,26 +51,26 @@ def main():
         return
     if os.path.exists(STAMP):
         os.remove(STAMP)
-    # An environment that only lacks something keeps what it has; one whose Python is gone starts anew.
+    # If only packages are missing, keep the environment; if its Python is gone, start from scratch.
     working = (
         os.path.exists(PYTHON)
         and subprocess.call([PYTHON, "-m", "pip", "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
     )
     free = shutil.disk_usage(ROOT).free / 1e9
     if not working and free < DISK_GB:
-        sys.exit("make: %.1f GB are free here, setting up takes %d GB; free some space" % (free, DISK_GB))
-    print("make: setting up .venv (several minutes and GB, once)", flush=True)
+        sys.exit("make: only %.1f GB are free here, and setting up needs %d GB; free some space" % (free, DISK_GB))
+    print("make: setting up .venv (once; takes several minutes and gigabytes)", flush=True)
     if not working:
         shutil.rmtree(VENV, ignore_errors=True)
         subprocess.check_call([sys.executable, "-m", "venv", VENV])
     pip = [PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
     for arguments in (["-r", "requirements.txt"], ["--no-deps", "-e", "."]):
         if subprocess.call(pip + arguments, cwd=ROOT):
-            sys.exit("make: installing failed, see above; run the same command again to go on")
+            sys.exit("make: the installation failed, see above; run the same command again to continue")
     if subprocess.call([PYTHON, "-c", PROOF % (MODULES,)], cwd=VENV):
-        # pip believes in packages whose files somebody deleted. Build from nothing, once.
+        # pip trusts its records even if files were deleted. Rebuild from scratch, once.
         if working:
-            print("make: .venv is damaged, building it again", flush=True)
+            print("make: .venv is damaged, rebuilding it", flush=True)
             shutil.rmtree(VENV)
             return main()
         sys.exit("make: .venv lacks one of %s after installing; report this" % ", ".join(MODULES))

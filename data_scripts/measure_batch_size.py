@@ -2,8 +2,8 @@
 
     python data_scripts/measure_batch_size.py                   on glyphs
     python data_scripts/measure_batch_size.py --task cifar10    on photographs: results/batch_size_cifar10.json alone
-batch_size: one device with fewer and fewer images per step, and as many more steps; the learning rate goes with the batch.
-device_batch: a fixed batch spread over more and more devices. Interrupt it when you like; the same command goes on.
+batch_size: one device, with fewer and fewer images per step, more steps in return, and a proportional learning rate.
+device_batch: a fixed batch spread over more and more devices. You can interrupt it at any time; the same command resumes it.
 """
 
 import argparse
@@ -21,7 +21,7 @@ NORMS = {"bn": ("batch norm", "tiny-bn"), "gn": ("group norm", "tiny-gn"), "gn_w
 
 
 def recipe(arch: str, batch_size: int, device_batch: int | None = None) -> Upstream:
-    """The same images whatever the batch; a tenth of the steps is warm-up."""
+    """A recipe that sees the same number of images for any batch size; a tenth of the steps are warm-up."""
     steps = PICTURES // batch_size
     return Upstream(arch, steps, batch_size, lr=LR * batch_size / LARGEST, warmup_steps=steps // 10, device_batch=device_batch)
 
@@ -54,7 +54,7 @@ def main():
 
         def row(settings_of) -> dict[str, list[float]]:
             found = {}
-            for size in reversed(SIZES):  # the quick ones first
+            for size in reversed(SIZES):  # quick ones first
                 found[str(size)] = [accuracy(settings_of(size), seed) for seed in SEEDS]
                 bar.update(len(SEEDS))
             return {str(size): found[str(size)] for size in SIZES}

@@ -1,9 +1,9 @@
-"""Measure the grids that chapters 4, 7, 9 and 11 show beside a live run; write results/NAME.json for each NAME in GRIDS.
+"""Measure the grids that chapters 4, 7, 9 and 11 show next to a live run; write results/NAME.json for each NAME in GRIDS.
 
     python data_scripts/measure_chapters.py             all of them
     python data_scripts/measure_chapters.py mixup       one
-Every cell is trained as in its chapter, once per seed, and each seed draws training images of its own where there is a draw.
-Test images are looked at once per run, at its end. Interrupt it when you like; the same command goes on where it stopped.
+Every cell is trained as in its chapter, once per seed; in few-shot cells each seed has its own random training images.
+Each run is tested once, at its end. You can interrupt it at any time; the same command resumes it.
 """
 
 import argparse
@@ -18,9 +18,9 @@ from bitlib.device import pick_device
 from bitlib.transfer import default_rule
 
 SEEDS = range(3)
-# Chapter 4: images per step, and how many steps of them.
+# Chapter 4: {images per step: number of steps}.
 SMALL_STEPS = {32: 50, 2: 200}
-# Chapter 7: a method is a model and where training begins; then images per class and steps, by task.
+# Chapter 7: {method: (model, where training begins)}; then {task: {images per class: steps}}.
 METHODS = {
     "head only": ("glyphs-L", "head"),
     "stage 4 and head": ("glyphs-L", "stage4"),
@@ -32,13 +32,13 @@ SHOTS = {"digits": {1: 40, 5: 40, 80: 40}, "tiles": {5: 40, 50: 100}}
 # Chapter 9: steps, alpha, images per class.
 MIXED = ((300, 0, None), (300, 0.1, None), (600, 0, None), (600, 0.1, None), (600, 1, None))
 MIXED += ((100, 0, 5), (100, 0.1, 5), (100, 1, 5))
-# Chapter 11: on how many labelled images per class (None: on all, without labels), temperature, weight of the teacher.
+# Chapter 11: labelled images per class (None: all images, without labels), temperature, weight of the teacher.
 WAYS = {"hard labels": (10, 1, 0), "soft labels": (10, 1, 1), "both": (10, 1, 0.7), "soft labels on all": (None, 1, 1)}
 WAYS |= {f"soft labels on all, T = {t}": (None, t, 1) for t in (2, 4, 8)}
 
 
 def judged(run) -> dict[str, float]:
-    """What is kept of a run."""
+    """The values to store for a run."""
     seen = run.evaluate("test")
     return {
         "accuracy": run.test_accuracy,
@@ -49,7 +49,7 @@ def judged(run) -> dict[str, float]:
 
 
 def norm_transfer(loop):
-    """Fine-tuning with group norm and with batch norm, in steps of 32 images and of two."""
+    """Fine-tuning with group norm and batch norm, with 32 and with 2 images per step."""
     digits = bitlib.load_task("digits")
 
     def run(name, batch_size, steps, seed):
@@ -62,7 +62,7 @@ def norm_transfer(loop):
 
 
 def freezing(loop):
-    """A similar task and a different one, few images and many, all degrees of freezing."""
+    """A similar and a different task, with few and many images, at every degree of freezing."""
 
     def run(task, method, shots, steps, seed):
         (name, until), few = METHODS[method], task.few_shot(shots, seed)
@@ -84,7 +84,7 @@ def freezing(loop):
 
 
 def mixup(loop):
-    """MixUp on the tiles, by length of training, alpha and images per class. Crops and flips are off."""
+    """MixUp on the tiles, by training length, alpha and images per class. Crops and flips are off."""
     tiles = replace(bitlib.load_task("tiles"), random_crop=False, random_flip=False)
 
     def run(steps, alpha, shots, seed):
@@ -101,10 +101,10 @@ def mixup(loop):
 
 
 def soft_labels(loop):
-    """A small student: labels, the teacher's answers, more images, temperatures."""
+    """A small student, trained on labels, on the teacher's outputs, with more images, at several temperatures."""
     digits = bitlib.load_task("digits")
 
-    @cache  # needed only if a cell is still missing
+    @cache  # trained only if a cell is still missing
     def teacher():
         model = bitlib.create_model("glyphs-L", digits.num_classes, pretrained=True)
         return bitlib.finetune(model, digits.few_shot(10, 0), loop=loop).model

@@ -2,9 +2,9 @@
 and cifar10_scales.json.
 
     python data_scripts/measure_cifar10.py [--models photos-L photos-M photos-S] [--methods linear_probe]
-Five random subsets of the training images per cell, as in the paper; test images are looked at once per run, at its end. Needs
-CIFAR-10 (data_scripts/prepare_data.py). With --methods only those are measured, and the others stay as they are in the
-files. Interrupt it when you like; the same command goes on where it stopped.
+Each cell uses five random subsets of the training images, as in the paper; each run is tested once, at its end. Needs CIFAR-10
+(data_scripts/prepare_data.py). With --methods only those are measured, and the others stay in the files as they are.
+You can interrupt it at any time; the same command resumes it.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from bitlib.transfer import default_rule
 
 SEEDS = range(5)
 SCRATCH_RATES = (0.03, 0.1)
-SCRATCH_STEPS = {1: 100, 5: 100, 10: 200, 25: 300, 100: 500}  # longer than fine-tuning, which needs less
+SCRATCH_STEPS = {1: 100, 5: 100, 10: 200, 25: 300, 100: 500}  # fine-tuning needs fewer
 METHODS = {"finetune": "fine-tuned", "linear_probe": "frozen, linear probe", "scratch": "from scratch"}
-PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1)  # of the linear head: inverse strengths
+PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1)  # candidates for the linear head: inverse strengths of the penalty
 
 
 def finetuned(name, task, shots, seed, loop):
@@ -52,7 +52,7 @@ def main():
     args = parser.parse_args()
     device, task, largest = pick_device(args.device), bitlib.load_task("cifar10"), args.models[0]
     loop = bitlib.Loop(device=str(device), precision="fp32", progress=False)
-    # Every eighth validation image: they only choose the learning rate of training from scratch.
+    # Every eighth validation image is enough, since they only choose settings.
     task = replace(task, val=task.val.subset(torch.arange(0, len(task.val), 8)))
     rule = default_rule(bitlib.create_model(largest), task.few_shot(1))
     recipe = {"steps": rule.total_steps, "batch_size": rule.batch_size, "crop": rule.crop, "base_lr": rule.base_lr}
@@ -67,8 +67,8 @@ def main():
         arms["finetune"] = lambda *a: finetuned(largest, *a)
         arms |= {f"finetune_{name}": lambda *a, name=name: finetuned(name, *a) for name in args.models[1:]}
     if "linear_probe" in args.methods:
-        # The head gets the penalty that suits it best, for each number of images, on validation images and on draws
-        # that are not reported. The test images stay out of it.
+        # For each number of images, choose the head's best penalty on validation images, with random subsets that are not
+        # reported. Test images are not used.
         trial = replace(task, test=task.val.subset(torch.arange(1)))
         penalty = {}
         for shots in tqdm(args.shots, "penalty", unit="shots"):
@@ -85,7 +85,7 @@ def main():
             penalty[shots] = max(by_penalty, key=by_penalty.get)
         new["head_c"] = {str(k): v for k, v in penalty.items()}
         arms["linear_probe"] = lambda task, shots, *a: probed(largest, task, shots, *a, penalty[shots])
-    if "scratch" in args.methods:  # so does training from scratch with its learning rate
+    if "scratch" in args.methods:  # its learning rate is chosen in the same way
         by_rate = {
             lr: fmean(
                 cells(f"rate {lr} {seed}", lambda lr=lr, seed=seed: scratch(largest, task, 10, seed, loop, lr).val_accuracy)

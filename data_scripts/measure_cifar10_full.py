@@ -1,10 +1,10 @@
-"""Measure the full training set of CIFAR-10, with and without MixUp, and a wide teacher's small student; write
+"""Measure training on all of CIFAR-10, with and without MixUp, and a small student of a larger teacher; write
 results/cifar10_full.json and cifar10_student.json.
 
     python data_scripts/measure_cifar10_full.py
-Three seeds a cell (order, crops, flips, MixUp; random weights too, where training starts from them). Learning rates are
-chosen on validation images with a seed that is not reported; test images are looked at once per run, at its end. Needs
-CIFAR-10 (data_scripts/prepare_data.py). Interrupt it when you like; the same command goes on where it stopped.
+Three seeds per cell (order, crops, flips, MixUp, and the initial weights if they are random). Learning rates are chosen on
+validation images with a seed that is not reported; each run is tested once, at its end. Needs CIFAR-10
+(data_scripts/prepare_data.py). You can interrupt it at any time; the same command resumes it.
 """
 
 import argparse
@@ -37,14 +37,14 @@ def main():
     def loop(progress: str) -> bitlib.Loop:
         return bitlib.Loop(device=str(device), precision="bf16", progress=progress)
 
-    # Every fourth validation image: they only choose learning rates.
+    # Every fourth validation image is enough, since they only choose learning rates.
     task = replace(task, val=task.val.subset(torch.arange(0, len(task.val), 4)))
     cells = Cells("cifar10_full", {"task": task.fingerprint, "recipe": RECIPE, "models": weights_of([MODEL])})
 
     def rule(steps: int, lr: float, alpha: float) -> bitlib.HyperRule:
         return bitlib.HyperRule(len(task.train), task.image_size).adapted(steps=steps, base_lr=lr, alpha=alpha, **RECIPE)
 
-    trial = replace(task, test=task.val.subset(torch.arange(1)))  # where the test images are nobody's business
+    trial = replace(task, test=task.val.subset(torch.arange(1)))  # for choosing settings: the test images stay out of it
 
     def run(task: bitlib.Task, pretrained: bool, steps: int, lr: float, alpha: float, seed: int, progress: str) -> bitlib.Run:
         model = bitlib.create_model(MODEL, task.num_classes, pretrained=pretrained, seed=seed)

@@ -1,9 +1,9 @@
 """Decode and resize photo-like JPEGs in four ways; write results/decoding.json.
 
     python data_scripts/measure_decoding.py
-Images per second of each way, and how far its pixels lie from those of Pillow without draft. `draft` asks libjpeg for 1/2,
-1/4 or 1/8 of the size, which it gets from fewer coefficients, as long as both sides stay `k` times the wanted one.
-Interrupt it when you like; the same command goes on.
+For each way: images per second, and how much its pixels differ from those of Pillow without draft. `draft` asks libjpeg for
+1/2, 1/4 or 1/8 of the size, which it decodes from fewer coefficients, as long as both sides are at least `k` times the side
+that is needed. You can interrupt it at any time; the same command resumes it.
 """
 
 import argparse
@@ -36,7 +36,7 @@ LABELS = {
 
 
 def photo(width: int, height: int, seed: int) -> Image.Image:
-    """Noise with the 1/f spectrum of photographs, each channel a little of its own, under a few hard edges."""
+    """Noise with the 1/f spectrum of photographs, slightly different in each channel, with a few hard edges."""
     random = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = np.inf
@@ -53,7 +53,7 @@ def photo(width: int, height: int, seed: int) -> Image.Image:
 
 
 def with_pillow(path: Path, side: int, k: int = 0) -> Tensor:
-    """uint8 [3, side, side]; k: 0, or the `k` of the module's first lines."""
+    """uint8 [3, side, side], decoded by Pillow. k: draft keeps both sides at `k` times `side` or more; 0 is without draft."""
     with Image.open(path) as image:
         if k:
             image.draft("RGB", (k * side, k * side))
@@ -62,7 +62,7 @@ def with_pillow(path: Path, side: int, k: int = 0) -> Tensor:
 
 
 def with_torchvision(path: Path, side: int) -> Tensor:
-    """The same by torchvision's own libjpeg, and the resizing of PyTorch."""
+    """uint8 [3, side, side], decoded by torchvision's libjpeg and resized by PyTorch."""
     return resize(decode_image(str(path), ImageReadMode.RGB), [side, side], antialias=True)
 
 
@@ -75,7 +75,7 @@ DECODERS = {
 
 
 def difference(paths: list[Path], side: int, decode) -> dict[str, float]:
-    """Absolute difference to Pillow without draft, in grey levels of 0 to 255."""
+    """Mean and largest absolute difference from Pillow without draft, in grey levels from 0 to 255."""
     gaps = torch.stack([(decode(p, side).int() - with_pillow(p, side).int()).abs() for p in paths]).double()
     return {"mean": round(gaps.mean().item(), 3), "max": int(gaps.max())}
 
@@ -93,7 +93,7 @@ def case(paths: list[Path], side: int, threads: int) -> dict[str, tuple[float, .
             loader = DataLoader(paths, size, collate_fn=collate, num_workers=2, persistent_workers=True)
             runs["workers"] = lambda: list(loader)
         for run in runs.values():
-            run()  # workers start, files come into the cache
+            run()  # start the workers, and bring the files into the cache
         return {
             name: tuple(round(len(paths) / s, 1) for s in (middle, high, low))
             for name, (middle, low, high) in (

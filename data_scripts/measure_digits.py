@@ -1,8 +1,8 @@
 """Measure few-shot transfer to the real digits, and write results/digits.json and results/digits_scales.json.
 
     python data_scripts/measure_digits.py
-Five random subsets of the training images per cell, as in the paper; test images are looked at once per run, at its end.
-Interrupt it when you like; the same command goes on where it stopped.
+Each cell uses five random subsets of the training images, as in the paper; each run is tested once, at its end.
+You can interrupt it at any time; the same command resumes it.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from bitlib.transfer import default_rule
 
 SHOTS, SEEDS, MODEL, SCALES = (1, 5, 10, 25), range(5), "glyphs-L", ("glyphs-S", "glyphs-M", "glyphs-L")
 SCRATCH_RATES = (0.03, 0.1, 0.3)
-SCRATCH = {"steps": 100, "resolution": (27, 24)}  # twice the steps of fine-tuning, and the resolution that suits it best
+SCRATCH = {"steps": 100, "resolution": (27, 24)}  # twice the steps of fine-tuning, at the resolution that suits it best
 METHODS = {"finetune": "fine-tuned", "linear_probe": "frozen, linear probe", "scratch": "from scratch"}
 
 
@@ -33,7 +33,7 @@ def probed(task, loop, shots, seed):
 
 
 def scratch(task, loop, lr, shots, seed):
-    """A run of the same network from random weights, with a learning rate of its own."""
+    """A run of the same network from random weights, at its own learning rate."""
     subset, model = task.few_shot(shots, seed), bitlib.create_model(MODEL, task.num_classes, seed=seed)
     rule = default_rule(model, subset).adapted(base_lr=lr, **SCRATCH)
     return bitlib.finetune(model, subset, rule, seed, loop)
@@ -55,7 +55,7 @@ def main():
     def row(key, run) -> dict[str, list[float]]:
         return {str(shots): [measured(key, run, shots, seed) for seed in SEEDS] for shots in SHOTS}
 
-    # Scratch gets the rate that suits it best, on validation images and on draws that are not reported.
+    # Choose the best rate for scratch on validation images, with random subsets that are not reported.
     by_rate = {
         lr: fmean(
             measured(f"rate {lr}", lambda *how, lr=lr: scratch(task, loop, lr, *how).val_accuracy, 5, seed)

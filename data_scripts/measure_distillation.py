@@ -1,8 +1,8 @@
 """Distil glyphs-L, fine-tuned on 10 digits per class, into a tiny student in three ways; write results/distillation.json.
 
     python data_scripts/measure_distillation.py
-fixed: the teacher judges every whole image once. consistent: it sees the student's crops. function matching: and its
-MixUp, with a weight drawn evenly from 0 to 1. Interrupt it when you like; the same command goes on where it stopped.
+fixed: the teacher is run once, on whole images. consistent: it sees the student's crops. function matching: it also sees the
+student's MixUp, with weights uniform between 0 and 1. You can interrupt it at any time; the same command resumes it.
 """
 
 import argparse
@@ -21,7 +21,7 @@ WAYS = {
     "fixed": ("fixed teacher", False, 0.0),
     "consistent": ("consistent teacher", True, 0.0),
     "funmatch": ("function matching", True, 1.0),
-}  # Beta(1, 1) is the even distribution
+}  # Beta(1, 1) is the uniform distribution
 RECIPE = {"base_lr": 0.1, "batch_size": 32, "resolution": (36, 32)}
 
 

@@ -1,9 +1,9 @@
-"""Time every notebook on this machine, as it is and slowed down; write results/notebook_times.json, which the cards show.
+"""Time every notebook on this machine, at full speed and slowed down; write results/notebook_times.json for their cards.
 
     python data_scripts/measure_notebooks.py                  all of them
-    python data_scripts/measure_notebooks.py 01_quickstart    one, the others stay as they are
-"slow" is one core of this machine kept to what AVX2 offers. How long a chapter takes to work through is estimated from its
-words, cells, exercises and questions, scaled to the two chapters that somebody has worked through with a clock.
+    python data_scripts/measure_notebooks.py 01_quickstart    one; the others stay as they are
+"slow" is a single core of this machine, limited to AVX2. The time to work through a chapter is estimated from its words, cells,
+exercises and questions, scaled to the two chapters that somebody has worked through with a clock.
 """
 
 import json
@@ -24,11 +24,11 @@ from bitlib.course.show import questions
 
 ROOT = RESULTS.parent
 SLOW = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
-WORKED_THROUGH = {"04_batchnorm_vs_groupnorm": 75, "11_knowledge_distillation": 90}  # minutes, one student each
+WORKED_THROUGH = {"04_batchnorm_vs_groupnorm": 75, "11_knowledge_distillation": 90}  # minutes, by one student each
 
 
 def seconds(path: Path, slow: bool) -> float:
-    """Wall time of running a notebook from a folder of its own, start of the kernel included."""
+    """Wall time of running a notebook in an empty folder, including the start of the kernel."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--output-dir", folder, str(path)]
         start = time.perf_counter()
@@ -40,7 +40,7 @@ def seconds(path: Path, slow: bool) -> float:
 
 
 def effort(path: Path) -> float:
-    """Minutes that a notebook asks of its reader, up to one factor for all: reading, code, questions, exercises."""
+    """Minutes to work through a notebook (text, code, questions, exercises), up to a factor common to all notebooks."""
     cells = nbformat.read(path, 4).cells
     words = sum(len(re.findall(r"\w+", c.source)) for c in cells if c.cell_type == "markdown")
     code = sum(len(c.source.splitlines()) for c in cells if c.cell_type == "code" and not c.source.startswith("# @title"))

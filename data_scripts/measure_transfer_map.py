@@ -1,8 +1,8 @@
-"""Measure fine-tuning on digits over pre-training data, trained part and shots; write results/transfer_map.json.
+"""Measure fine-tuning on digits by amount of pre-training data, trained part and shots; write results/transfer_map.json.
 
     python data_scripts/measure_transfer_map.py
-Five random subsets of the training images per cell; test images are looked at once per run, at its end.
-Resumes where it stopped.
+Each cell uses five random subsets of the training images; each run is tested once, at its end.
+You can interrupt it at any time; the same command resumes it.
 """
 
 import argparse

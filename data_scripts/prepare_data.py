@@ -1,4 +1,4 @@
-"""Have a data set ready in the cache (BITLIB_HOME): downloaded from its official address and verified, or from a folder.
+"""Put a data set into the cache (BITLIB_HOME): downloaded from its official address and verified, or from a folder.
 
 python data_scripts/prepare_data.py tiny-imagenet
 python data_scripts/prepare_data.py cifar10 --folder PATH     (PATH/train/CLASS/*, PATH/test/CLASS/*)
@@ -17,7 +17,7 @@ from bitlib.files import UserError, cache_dir
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=("tiny-imagenet", "cifar10", "cifar100"))
-    parser.add_argument("--folder", type=Path, help="an existing copy; default: the official address")
+    parser.add_argument("--folder", type=Path, help="an existing copy (default: download it)")
     args = parser.parse_args()
     try:
         if args.name == "tiny-imagenet":
@@ -30,7 +30,7 @@ def main() -> None:
         sys.exit(2)
     print(
         f"{task.name} is ready in {cache_dir() / 'data'}: {len(task.train)} images for training, {len(task.val)} for "
-        f"validation, {len(task.test)} for the test, {task.num_classes} classes, fingerprint {task.fingerprint}"
+        f"validation, {len(task.test)} for testing, {task.num_classes} classes, fingerprint {task.fingerprint}"
     )
 
 

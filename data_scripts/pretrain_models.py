@@ -1,10 +1,10 @@
-"""Train the course's own models and write them, with their model cards, into the package.
+"""Train the course's own models, and write them into the package with their model cards.
 
-    python data_scripts/pretrain_models.py glyphs-L photos-L     those
-    python data_scripts/pretrain_models.py                       all of them, one after the other
-    python data_scripts/pretrain_models.py photos-L --again      train it anew and only note how good it is, to see whether
-                                                                 what its card says comes out again
-Interrupt it when you like; the same command goes on where it stopped. The photos-* models need Tiny-ImageNet
+    python data_scripts/pretrain_models.py glyphs-L photos-L     these two
+    python data_scripts/pretrain_models.py                       all of them, one after another
+    python data_scripts/pretrain_models.py photos-L --again      train it again and only record its accuracy, to check that
+                                                                 the figures on its card can be reproduced
+You can interrupt it at any time; the same command resumes it. The photos-* models need Tiny-ImageNet
 (data_scripts/prepare_data.py).
 """
 
@@ -28,7 +28,7 @@ PACKAGE, STATE = ROOT / "bitlib" / "pretrained", ROOT / "_build" / "pretrain"
 
 @dataclass(frozen=True)
 class Spec:
-    """One model: its upstream task, how it is trained, and what the card says about data and limits."""
+    """A model: its upstream task, the recipe, and the precision of training."""
 
     task: str
     recipe: Upstream
@@ -41,7 +41,7 @@ MODELS = {
     "glyphs-M": Spec("glyphs-m", GLYPHS),
     "glyphs-S": Spec("glyphs-s", GLYPHS),
     "glyphs-L-bn": Spec("glyphs-l", Upstream(arch="small-bn")),
-    # As in the paper, more data goes with more steps (section 4.2).
+    # As in the paper, more data gets more steps (section 4.2).
     "photos-L": Spec("tiny-imagenet-l", PHOTOS, "bf16"),
     "photos-M": Spec("tiny-imagenet-m", Upstream(arch="medium", steps=7000), "bf16"),
     "photos-S": Spec("tiny-imagenet-s", Upstream(arch="medium", steps=3000), "bf16"),
@@ -55,60 +55,60 @@ RECIPES = {
 
 CARD = """# {name}
 
-{kind} for images of about 32x32 pixels, trained by this course. It is none of Google's BiT weights.
+{kind} for images of about 32x32 pixels, trained for this course. It is not one of Google's BiT models.
 
 | | |
 |---|---|
 | architecture | `{arch}`: {units} units, root width {root_width}, {norm} |
-| parameters | {params:,}, {backbone:,} of them without the head |
+| parameters | {params:,}, of which {backbone:,} without the head |
 | upstream task | `{task}`: {upstream} |
 | training | {steps:,} steps of {batch_size} images, {precision}, seed {seed} |
 | optimizer | SGD with momentum {momentum}, weight decay {weight_decay} |
-| learning rate | {lr} at its peak, after {warmup_steps} steps of warm-up; cosine decay |
+| learning rate | peak of {lr} after {warmup_steps} warm-up steps, then cosine decay |
 | validation accuracy | {val:.1%} of {val_set} |
 | test accuracy | {test:.1%} of {test_set} |
-| hardware | {device}, threads: {threads}, PyTorch {torch}, {minutes:.0f} minutes of wall time, pauses included |
-| storage | 16-bit floats, loaded to 32-bit |
+| hardware | {device}, threads: {threads}, PyTorch {torch}, {minutes:.0f} minutes of wall time, including pauses |
+| storage | 16-bit floats, loaded as 32-bit |
 
 {about}
 
-**Make it again**: `python data_scripts/pretrain_models.py {name}`.
+**To reproduce it**: `python data_scripts/pretrain_models.py {name}`.
 """
 
 GLYPHS_ABOUT = """\
 **Were digits among the upstream classes?** No. Every character with a numeric value in Unicode, in any script and in any
 form (superscripts, circled numbers, Roman numerals), was left out. Letters that look like digits, such as O, l and Z, were
-not. Left out as well, for downstream tasks: {held_out}.
+not. {held_out} were also left out, for downstream tasks.
 
-**Data and terms.** The images are drawn on the spot from DejaVu (Bitstream Vera licence) and STIX (SIL Open Font Licence)
-fonts as matplotlib ships them, under random warps, colours, blur and noise. No photograph was used.
+**Data and terms.** The images are generated on the fly from the DejaVu (Bitstream Vera licence) and STIX (SIL Open Font
+Licence) fonts that ship with matplotlib, with random warps, colours, blur and noise. No photographs were used.
 
-**Limits.** It has seen only characters, and nothing was measured on photographs. Training images have
-32 pixels per side, and larger ones should be resized to that."""
+**Limits.** It has seen only characters, and it was not tested on photographs. Its training images have 32 pixels per side;
+resize larger images to that."""
 
 PHOTOS_ABOUT = """\
-**Data and terms.** Tiny-ImageNet was made for a course at Stanford from ImageNet images: 200 classes, 64x64 pixels. As with
-ImageNet, the images belong to their authors and are given for non-commercial research and education; ask yourself whether
-your use of a model trained on them fits that. No image is in this file.
+**Data and terms.** Tiny-ImageNet was made from ImageNet images for a course at Stanford: 200 classes, 64x64 pixels. As with
+ImageNet, the images belong to their authors and are provided for non-commercial research and education; check whether your
+use of a model trained on them is compatible with that. The model file contains no images.
 
-**Limits.** 200 classes, many of them animals and everyday things from American and European photographs, seen at 32 pixels a
-side. Larger images should be resized to that. Its mistakes on people, places and things that it never saw were not
-measured. For real work start from Google's BiT weights."""
+**Limits.** It has seen 200 classes, many of them animals and everyday objects in American and European photographs, at 32
+pixels per side; resize larger images to that. Its mistakes on people, places and objects that it has never seen were not
+measured. For real work, start from Google's BiT weights."""
 
 
 def describe(task: bitlib.Task, name: str) -> dict[str, str]:
-    """What the card says of the upstream data."""
+    """The card's entries about the upstream data."""
     counts = f"{task.num_classes:,} classes, {len(task.train):,} images"
     if name.startswith("glyphs"):
-        counts = f"{task.num_classes:,} characters of the fonts that matplotlib ships, {len(task.train):,} glyphs"
+        counts = f"{task.num_classes:,} characters from the fonts that ship with matplotlib, {len(task.train):,} glyphs"
         splits = [
-            f"{len(s):,} glyphs in {FONTS[f]}, a font that training never saw"
+            f"{len(s):,} glyphs in {FONTS[f]}, a font never seen in training"
             for s, f in ((task.val, VAL_FONT), (task.test, TEST_FONT))
         ]
         about = GLYPHS_ABOUT.format(held_out=" and ".join(s.capitalize() for s in HELD_OUT_SCRIPTS))
     else:
         splits = [
-            f"{len(task.val):,} images set aside from the training set, {VAL_PER_CLASS} of each class",
+            f"{len(task.val):,} images set aside from the training set, {VAL_PER_CLASS} per class",
             f"the {len(task.test):,} official validation images",
         ]
         about = PHOTOS_ABOUT
@@ -158,13 +158,13 @@ def run(name: str, steps: int | None, device: str, again: bool) -> None:
     )
     print(f"{label}: validation {result.val_accuracy:.4f}, test {result.test_accuracy:.4f}")
     if again:
-        shutil.rmtree(STATE / label)  # or the next time would find the work done
+        shutil.rmtree(STATE / label)  # or the next run would find it finished
         return
     arch = model.arch
     kind = "A ResNet-v2 with group norm and weight standardisation"
     norm = f"group norm with {arch.groups} groups, standardised convolutions"
     if arch.norm == "bn":
-        kind = f"A ResNet-v2 with batch norm, the twin of {name.removesuffix('-bn')} for comparisons,"
+        kind = f"A ResNet-v2 with batch norm, the counterpart of {name.removesuffix('-bn')} for comparisons,"
         norm = "batch norm, plain convolutions"
     (PACKAGE / f"{name}.md").write_text(
         CARD.format(
@@ -187,13 +187,13 @@ def run(name: str, steps: int | None, device: str, again: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="MODEL", help=f"which: {', '.join(MODELS)}")
-    parser.add_argument("--steps", type=int, help="another number of steps, to try things out")
+    parser.add_argument("names", nargs="*", metavar="MODEL", help=f"models to train (default: all): {', '.join(MODELS)}")
+    parser.add_argument("--steps", type=int, help="override the number of steps, for trying things out")
     parser.add_argument(
-        "--again", action="store_true", help="leave weights and card as they are, and write results/pretrain_MODEL_again.json"
+        "--again", action="store_true", help="keep weights and card, and only write results/pretrain_MODEL_again.json"
     )
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, help="CPU threads; the cards say with how many each was trained")
+    parser.add_argument("--threads", type=int, help="CPU threads; the card records how many were used")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

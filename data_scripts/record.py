@@ -1,4 +1,4 @@
-"""Where and with what a figure was measured: every results/*.json ends with this. Resuming long measurements."""
+"""Writing results/*.json with their provenance (hardware, versions, commit), and resuming long measurements."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
 def commit() -> str:
-    """The commit of the code, with "+" where files differ from it; "" outside a repository."""
+    """The commit of the code, with "+" if files in bitlib/ differ from it; "" outside a repository."""
 
     def git(*args):
         return subprocess.run(["git", *args], cwd=RESULTS.parent, capture_output=True, text=True).stdout.strip()
@@ -24,20 +24,20 @@ def commit() -> str:
 
 
 def record(name: str, content: dict, device: torch.device) -> None:
-    """Write results/NAME.json atomically."""
+    """Write results/NAME.json atomically: `content`, versions, hardware and commit."""
     write_json(RESULTS / f"{name}.json", {**content, **environment(device), "commit": commit()})
     print(f"wrote results/{name}.json")
 
 
 def weights_of(names: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of the files of these models: part of what measured values depend on."""
+    """SHA-256 of these models' weight files, on which measured values depend."""
     return {name: hashlib.sha256(model_info(name).path.read_bytes()).hexdigest() for name in names}
 
 
 class Cells:
-    """Measured values by name, kept in a file, so that a long measurement can be interrupted and resumed.
+    """Measured values by name, stored in a file, so that a long measurement can be interrupted and resumed.
 
-    identity: what the values depend on (JSON-able); values that were measured under another one are forgotten.
+    identity: what the values depend on (JSON-able); stored values with a different identity are discarded.
     """
 
     def __init__(self, name: str, identity: dict):
@@ -47,12 +47,12 @@ class Cells:
             self.state = found
 
     def __call__(self, key: str, measure: Callable, *args):
-        """The value of that name, JSON-able; measured now, as measure(*args), if it is not there."""
+        """The value for `key`, JSON-able; calls measure(*args) if it is not stored yet."""
         if key not in self.state["values"]:
             self.state["values"][key] = measure(*args)
             write_json(self.path, self.state)
         return self.state["values"][key]
 
     def clear(self) -> None:
-        """Forget everything: the next run measures anew."""
+        """Delete all values, so that the next run starts afresh."""
         self.path.unlink(missing_ok=True)

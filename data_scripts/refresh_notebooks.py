@@ -1,8 +1,8 @@
-"""Bring the notebooks up to date: exercise stubs from their solutions, addresses, foldings, and all outputs.
+"""Bring the notebooks up to date: exercise stubs, addresses, folded cells, and all outputs.
 
 python data_scripts/refresh_notebooks.py                 all of them
 python data_scripts/refresh_notebooks.py 01_quickstart   one
-python data_scripts/refresh_notebooks.py --check         only say which stubs or addresses are out of date
+python data_scripts/refresh_notebooks.py --check         only list notebooks whose stubs or addresses are out of date
 """
 
 import json
@@ -24,16 +24,16 @@ def repository() -> str:
 
 
 def addressed(text: str) -> str:
-    """The text with the repository's address, its website's and its notebooks' in Colab put right."""
+    """The text with the current addresses of the repository, its website and its notebooks in Colab."""
     owner, name = repository().removeprefix("https://github.com/").split("/")
-    text = re.sub(
-        r"(github\.com/|colab\.research\.google\.com/github/)[\w-]+/[\w.-]+?(?=[/\"\s)])", rf"\g<1>{owner}/{name}", text
-    )
+    # Only what Colab opens and pip installs: links to other people's repositories stay as they are.
+    ours = r"(git\+https://github\.com/|colab\.research\.google\.com/github/)[\w-]+/[\w.-]+?(?=[/\"\s)])"
+    text = re.sub(ours, rf"\g<1>{owner}/{name}", text)
     return re.sub(r"https://[\w-]+\.github\.io/[\w.-]+/", f"https://{owner}.github.io/{name}/", text)
 
 
 def fold(cell) -> None:
-    """A cell whose code starts with "# @title" is folded everywhere: by JupyterLab, by Colab and on the website."""
+    """Fold a cell whose code starts with "# @title" everywhere: in JupyterLab, in Colab and on the website."""
     titled = cell.source.startswith("# @title")
     tags = [tag for tag in cell.metadata.get("tags", ()) if tag != "hide-input"]
     if titled and not {"hide-cell", "remove-cell"} & set(tags):
@@ -60,7 +60,7 @@ def time_row(name: str) -> str:
 
 
 def renew(notebook, name: str) -> None:
-    """Write stubs, addresses, foldings and the card's times into the cells, in place."""
+    """Update stubs, addresses, folding and the times in the card, in place."""
     from bitlib.course.exercises import EXERCISES
 
     notebook.cells[0].source = re.sub(r"\| \*\*Time\*\* \|.*\|", time_row(name), notebook.cells[0].source)
@@ -76,7 +76,7 @@ def renew(notebook, name: str) -> None:
 
 
 def joined(outputs: list) -> list:
-    """Printed text that arrived in pieces becomes one output, wherever the pieces happened to be cut."""
+    """Join printed text that arrived in pieces into one output, so that it does not depend on how it was cut."""
     result = []
     for output in outputs:
         if result and output.output_type == "stream" == result[-1].output_type:
@@ -87,7 +87,7 @@ def joined(outputs: list) -> list:
 
 
 def execute(notebook, folder: Path) -> None:
-    """Run all cells and keep what is stable: no times, no progress bars."""
+    """Run all cells and store only stable outputs, without times or progress bars."""
     from nbclient import NotebookClient
 
     for cell in notebook.cells:

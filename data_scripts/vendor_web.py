@@ -1,6 +1,6 @@
-"""Fetch the scripts that the website serves itself, at fixed versions, and write down what they are.
+"""Fetch the third-party scripts that the website serves itself, at fixed versions, and write a manifest of them.
 
-python data_scripts/vendor_web.py            fetch again (needs npm)
+python data_scripts/vendor_web.py            fetch them again (needs npm)
 python data_scripts/vendor_web.py --check    compare the files with the manifest (needs nothing)
 """
 
@@ -26,7 +26,7 @@ PACKAGES = {  # folder: (npm package and version, licence, files: path in the pa
             "package/es5/output/chtml/fonts/woff-v2/": "output/chtml/fonts/woff-v2/",
         },
     ),
-    # The only build that runs without cross-origin isolation. Kept gzipped: a quarter of the size, and pages unpack it.
+    # The only build that runs without cross-origin isolation. Stored gzipped, at a quarter of the size; pages unpack it.
     "ort": (
         "onnxruntime-web@1.30.0",
         "MIT",
@@ -61,7 +61,7 @@ def fetch() -> None:
                             path = target / (place + member.name.removeprefix(source))
                             path.parent.mkdir(parents=True, exist_ok=True)
                             content = archive.extractfile(member).read()
-                            # No time in the file, so that the same content gives the same bytes.
+                            # Without a timestamp, so that the same content gives the same bytes.
                             path.write_bytes(gzip.compress(content, 9, mtime=0) if path.suffix == ".gz" else content)
         files = {str(p.relative_to(target)): digest(p) for p in sorted(target.rglob("*")) if p.is_file()}
         manifest[folder] = {"package": package, "licence": licence, "sha256": files}
@@ -69,7 +69,7 @@ def fetch() -> None:
 
 
 def check() -> list[str]:
-    """What differs from the manifest; an empty list where nothing does."""
+    """Differences from the manifest, one line each; empty if there are none."""
     problems = []
     for folder, entry in json.loads(MANIFEST.read_text()).items():
         present = {str(p.relative_to(VENDOR / folder)) for p in (VENDOR / folder).rglob("*") if p.is_file()}

@@ -90,10 +90,10 @@ def one_class(root):
         (None, ["--device", "tpu"], "unknown device 'tpu'"),
         (None, ["--shots", "50"], "fewer than the 50 shots"),
         (None, ["--freeze", "stage9"], "cannot freeze until 'stage9'"),
-        (None, ["--steps", "zero"], "'zero' is not a whole number, 1 or more"),
+        (None, ["--steps", "zero"], "'zero' is not a whole number of 1 or more"),
         (None, ["--precision", "fp8"], "invalid choice: 'fp8'"),
         (None, ["--ema", "1"], "ema is 1.0"),
-        (None, ["--shard", "--ema", "0.9"], "a sharded model takes neither --ema"),
+        (None, ["--shard", "--ema", "0.9"], "--shard does not work with --ema"),
     ],
 )
 def test_mistakes_give_one_line_status_2_and_nothing_on_disk(tmp_path, capsys, spoil, extra, message):
@@ -223,7 +223,7 @@ def test_ctrl_c_saves_and_resume_ends_with_the_same_weights(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     stderr = process.communicate(timeout=600)[1]
-    assert process.returncode == 130 and "run the same command with --resume to go on" in stderr
+    assert process.returncode == 130 and "run the same command with --resume to continue" in stderr
     assert not (tmp_path / "cut" / "run.json").exists()
     assert main([*args, "--quiet", "--out", str(tmp_path / "cut"), "--resume"]) == 0
     files = [(tmp_path / d / "model.safetensors").read_bytes() for d in ("whole", "cut")]
@@ -289,7 +289,7 @@ def test_distill_from_a_run(tmp_path, capsys):
 
 def test_default_model_says_what_it_is(tmp_path, capsys):
     assert main(["finetune", "digits", "--shots", "1", "--out", str(tmp_path / "out"), *QUICK]) == 0
-    assert "starting from photos-L, a small network of the course's own" in capsys.readouterr().err
+    assert "starting from photos-L, one of the course's small networks" in capsys.readouterr().err
 
 
 def test_models(capsys):

@@ -53,7 +53,7 @@ def test_half_storage_loses_nothing_of_a_course_model(tmp_path):
 
 
 def test_half_storage_refuses_to_round(tmp_path):
-    with pytest.raises(UserError, match="no 16-bit number; export with half=False"):
+    with pytest.raises(UserError, match="16 bits would round; export with half=False"):
         export_onnx(trained(), tmp_path / "m.onnx", 16, half=True)
     assert not list(tmp_path.iterdir())
 
@@ -66,7 +66,7 @@ def test_command(tmp_path, capsys):
     assert main(["export", "glyphs-S", str(tmp_path / "m.onnx")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        "x: float [N, 3, 32, 32], red green blue from -1 to 1",
+        "x: float [N, 3, 32, 32], RGB in [-1, 1]",
         f"logits: float [N, {len(names())}]",
         f"written to {tmp_path / 'm.onnx'}",
     ]

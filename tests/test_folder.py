@@ -175,7 +175,7 @@ def test_ready_made_splits(tmp_path, capsys):
     shutil.copy(root / "train" / "cats" / "3.jpg", root / "test" / "cats" / "again.jpg")
     load_task(str(root))
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and "1 test image can be found in train or val" in err and "again.jpg" in err
+    assert err.count("\n") == 1 and "1 test image can also be found in train or val" in err and "again.jpg" in err
     photo(root / "test" / "birds" / "0.jpg")
     with pytest.raises(UserError, match="'birds' is in only one"):
         load_task(str(root))

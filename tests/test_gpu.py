@@ -69,7 +69,7 @@ def test_a_part_that_fails_stops_no_other(gpu, capsys, tmp_path):
     assert json.loads((tmp_path / "good.json").read_text())["commit"] == "abc"
     # Other code: the old result does not count. No time left: nothing is started, and nothing has failed.
     assert gpu.run_parts(parts, tmp_path, "def", [], budget=5) == 0
-    assert capsys.readouterr().out.count("left for another time") == 3
+    assert capsys.readouterr().out.count("left for later") == 3
     assert gpu.run_parts(parts[2:], tmp_path, "def", []) == 0
     assert json.loads((tmp_path / "good.json").read_text())["commit"] == "def"
 

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 from browser import PATIENCE
 
 from bitlib.course.explore import Predict
 
+ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.site
 QUESTION = dict(answer=15.2, low=0, high=100, unit="%", spread=2.1, why="So few.")
 ASK = f"from bitlib.course.explore import Predict\np = Predict.number('How many?', **{QUESTION})\np"
@@ -25,6 +27,13 @@ CELLS = [
     ASK,
     "print('guess', p.guess, p.revealed)",
 ]
+
+
+def parts_of_a_chapter() -> list[dict]:
+    """A cell of each kind, with its stored output: title, set-up, plot, prediction, exercise, solution, quiz."""
+    cells = json.loads((ROOT / "notebooks" / "10_few_shot.ipynb").read_text("utf8"))["cells"]
+    kinds = ("# 10 ·", "# @title Set up", "plots.", "# @title Predict", "].check(", "].solution()", "notebook.quiz(")
+    return [next(c for c in cells if kind in "".join(c["source"])) for kind in kinds]
 
 
 @pytest.fixture
@@ -44,6 +53,7 @@ def lab(tmp_path):
     notebook["cells"][CELLS.index(ASK)]["outputs"] = [output]
     (tmp_path / "play").mkdir()
     (tmp_path / "play" / "n.ipynb").write_text(json.dumps(notebook))
+    (tmp_path / "play" / "chapter.ipynb").write_text(json.dumps({**notebook, "cells": parts_of_a_chapter()}))
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -80,7 +90,7 @@ def lab(tmp_path):
 
 
 @pytest.fixture
-def opened(lab, browser):
+def opened(lab, browser, request):
     """(page with the notebook in JupyterLab, its cells, run(number of a cell), errors of its scripts)"""
     address, token = lab
     context = browser.new_context(viewport={"width": 1280, "height": 1000})
@@ -89,7 +99,8 @@ def opened(lab, browser):
     page.on("pageerror", lambda e: errors.append(str(e)))
     # The widget's module comes from the kernel, so nothing but the local server is needed.
     context.route("**/*", lambda r: r.continue_() if r.request.url.startswith((address, "data:", "blob:")) else r.abort())
-    page.goto(f"{address}/lab/tree/n.ipynb?token={token}")
+    name = getattr(request, "param", "n.ipynb")
+    page.goto(f"{address}/lab/tree/{name}?token={token}")
     cells = page.locator(".jp-Notebook .jp-CodeCell")
     cells.first.wait_for()
 
@@ -146,4 +157,27 @@ def test_predict(opened):
     assert shown.get_by_text("Measured: 15.2 ± 2.1 %.").is_visible()
     run(4)
     page.locator(".jp-OutputArea-output", has_text="guess 61 True").wait_for()
+    assert errors == []
+
+
+@pytest.mark.parametrize("opened", ["chapter.ipynb"], indirect=True)
+def test_a_chapter_that_nobody_has_run(opened):
+    """Its stored outputs show, and nothing is given away before it is opened."""
+    page, cells, _, errors = opened
+    setup, plot, predict, exercise, solution, quiz = (cells.nth(i) for i in range(6))
+    for folded in (setup, predict):
+        assert not folded.locator(".cm-content").is_visible()
+    image = plot.locator(".jp-OutputArea-output img").first
+    assert image.is_visible() and image.evaluate("e => e.naturalWidth") > 300
+    assert "Predict." in predict.inner_text() and predict.locator("details[open]").count() == 0
+    assert "raise NotImplementedError" in exercise.inner_text()
+    assert "return" not in solution.locator(".jp-OutputArea").inner_text()
+    solution.locator("summary").click()
+    assert "return" in solution.locator(".jp-OutputArea").inner_text()
+    reason = quiz.locator("details p").first
+    assert not reason.is_visible()
+    quiz.locator("summary").first.click()
+    assert reason.is_visible()
+    whole = page.locator(".jp-Notebook").inner_text()
+    assert not re.search(r"```\{|\{\w+\}`|:::", whole)
     assert errors == []

@@ -96,7 +96,7 @@ def test_groups_of_the_batch_are_normalised_like_batches_of_their_own():
     apart = torch.cat([nn.BatchNorm2d(6)(part) for part in x.split(2)])
     torch.testing.assert_close(split(x), apart)
     assert not torch.allclose(split(x), nn.BatchNorm2d(6)(x), atol=0.1)
-    with pytest.raises(ValueError, match="7 pictures.*groups of 2"):
+    with pytest.raises(ValueError, match="7 images.*groups of 2"):
         split(x[:7])
 
 

@@ -37,7 +37,7 @@ def test_probe_control():
     box = notebook.live_probe(features, {s: getattr(task, s).labels for s in features}, shots=(1, 5, 20))
     shots, draw = controls(box)
     shots.value, draw.value = 20, 3
-    assert box.children[-1].value.startswith("draw 3, 20-shot: ")
+    assert box.children[-1].value.startswith("seed 3, 20-shot: ")
 
 
 def test_freezing_control_trains(monkeypatch):

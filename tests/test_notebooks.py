@@ -123,9 +123,9 @@ def test_the_address_is_that_of_the_configuration(notebook):
     found = {
         m.rstrip("/")
         for c in notebook.cells
-        for m in re.findall(r"github\.com/(?:github/)?([\w-]+/[\w.-]+?)(?=[/\"\s)]|$)", c.source)
+        for m in re.findall(r"(?:git\+https://github\.com/|google\.com/github/)([\w-]+/[\w.-]+?)(?=[/\"\s)]|$)", c.source)
     }
-    assert {f for f in found if "/" in f} <= {url.removeprefix("https://github.com/")}
+    assert found <= {url.removeprefix("https://github.com/")}
     assert found
 
 

@@ -77,7 +77,7 @@ def test_sizes():
 def test_every_model_has_a_card_that_cannot_be_mistaken():
     for name in MODELS:
         card = (ROOT / "bitlib" / "pretrained" / f"{name}.md").read_text("utf8")
-        assert "none of Google's BiT weights" in card and "**Data and terms.**" in card and "**Limits.**" in card
+        assert "not one of Google's BiT models" in card and "**Data and terms.**" in card and "**Limits.**" in card
         assert f"data_scripts/pretrain_models.py {name}" in card
 
 

@@ -179,7 +179,7 @@ def test_picture_files(play):
     )
     assert red == [255, 0, 0, 255]
     files.set_input_files([{"name": "x.png", "mimeType": "image/png", "buffer": b"no picture"}])
-    page.wait_for_function("() => document.querySelector('[data-part=status]').textContent.includes('no picture')")
+    page.wait_for_function("() => document.querySelector('[data-part=status]').textContent.includes('cannot read that file')")
     assert page.locator(".bl-shelf").first.locator("canvas").count() == 3
 
 
@@ -198,8 +198,8 @@ def test_examples_as_a_file(play, tmp_path):
     many = {**content, "classes": content["classes"] * 2}
     short = {**content, "classes": [{"name": "a", "examples": ["AAAA"]}]}
     for wrong, why in (
-        ("{", "no file of examples"),
-        ("[]", "no file of examples"),
+        ("{", "not a file of examples"),
+        ("[]", "not a file of examples"),
         (json.dumps(many), "more than 10 classes"),
         (json.dumps(short), "32 by 32"),
     ):

@@ -277,7 +277,7 @@ def test_out_of_memory_halves_the_parts_and_goes_on_with_the_same_steps(capsys):
     train(model, batch, device, sgd(3), QUIET)
     assert device.sizes == [12, 6, 3, 3, 3, 3] + 2 * [3, 3, 3, 3]
     assert difference(model, run(sgd=sgd(3))[0]) < 1e-6
-    assert capsys.readouterr().err.count("out of memory: going on with") == 2
+    assert capsys.readouterr().err.count("out of memory: continuing with") == 2
     assert all(c.held is None for c in standardized_convs(model))
 
 

@@ -1,8 +1,8 @@
-"""Speed and memory, side by side: bitlib's R50x1 beside torchvision's batch-norm ResNet-50 and timm's BiT.
+"""Speed and memory of bitlib's R50x1, compared with torchvision's batch-norm ResNet-50 and timm's BiT.
 
-Owns how things are timed. All contestants of a case live in one process, each in both memory formats, and take turns
-window by window, so that a slow moment of the machine hits all of them. What counts is the ratio of two contestants within a
-round: its median over the rounds, with an interval. Nothing here is used for training.
+All contestants of a case share one process, each in both memory formats, and take turns window by window, so that a slow
+moment of the machine affects all of them. The figure to compare is the ratio of two contestants within a round: its median
+over the rounds, with a confidence interval. Nothing here is used for training.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from ..trainer import save_checkpoint
 CLASSES = 1000
 FORMATS = {"channels last": torch.channels_last, "contiguous": torch.contiguous_format}
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-WINDOW, GPU_STEPS = 0.3, 20  # seconds of a window at least; on a GPU, steps: a single one would show its launch
+WINDOW, GPU_STEPS = 0.3, 20  # shortest window in seconds; fewest steps per window on a GPU, or launch latency would dominate
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured. mode: "train" (a whole step of SGD) or "infer". side: pixels. compiled: through torch.compile.
+    """What to measure. mode: "train" (a whole SGD step) or "infer". side: pixels. compiled: with torch.compile.
 
-    batch_size: None for the one that suits each contestant best, see `best_batch`. precision: "fp32", "bf16" or "fp16".
+    batch_size: None lets each contestant use its best one, see `best_batch`. precision: "fp32", "bf16" or "fp16".
     """
 
     mode: str
@@ -58,9 +58,9 @@ class Case:
 class Row:
     """One contestant in one case and one memory format.
 
-    speeds: images per second in each round, or None where it ran out of memory. memory: bytes; on a GPU the peak during a
-    step, on a CPU what a training step keeps for its backward pass. tflops: of the convolutions and matrix products that
-    the network asks for, in 1e12 operations per second at its median speed.
+    speeds: images per second in each round, or None if it ran out of memory. memory: bytes; on a GPU the peak during a
+    step, on a CPU what a training step saves for the backward pass. tflops: convolutions and matrix products of the
+    network, in 1e12 operations per second at its median speed.
     """
 
     contestant: str
@@ -73,9 +73,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Contestant:
-    """make() -> a network. layouts: the memory formats it is tried in, names from FORMATS.
+    """A network to measure. make() -> the network. layouts: the memory formats to try, names from FORMATS.
 
-    compiled: even where the case is not; eager: it takes no part where the case is compiled.
+    modes: "train", "infer" or both. compiled: compile it even if the case is not compiled; eager: leave it out of compiled
+    cases.
     """
 
     name: str
@@ -87,11 +88,10 @@ class Contestant:
 
 
 def contestants(compiled: bool = False) -> list[Contestant]:
-    """Ours first, with Triton kernels as well where there is a GPU; timm's only where it is installed.
+    """Our networks first, also with Triton kernels if there is a GPU; timm's only if it is installed.
 
-    Random weights: values do not change the speed.
-
-    compiled: have our folded network and the batch-norm network take part a second time, compiled, in inference.
+    All have random weights, since values do not affect speed. compiled: add our folded network and the batch-norm network a
+    second time, compiled, for inference.
     """
 
     def ours() -> nn.Module:
@@ -107,7 +107,7 @@ def contestants(compiled: bool = False) -> list[Contestant]:
     rival = Contestant("torchvision ResNet-50 (BN)", batch_norm)
     found = [plain, folded]
     if torch.cuda.is_available() and find_spec("triton"):
-        last = ("channels last",)  # what the kernels work on; they would copy anything else
+        last = ("channels last",)  # the kernels' own format; they would copy anything else
         found += [
             Contestant("bitlib R50x1, Triton", lambda: use_triton(ours()), ("train",), last, eager=True),
             Contestant(
@@ -115,7 +115,7 @@ def contestants(compiled: bool = False) -> list[Contestant]:
             ),
         ]
     found.append(rival)
-    if compiled:  # in one format, because the compiler lays memory out as it likes
+    if compiled:  # in one format only, because the compiler chooses its own
         for who, name in ((folded, f"{folded.name} and compiled"), (rival, f"{rival.name}, compiled")):
             found.append(replace(who, name=name, modes=("infer",), layouts=("channels last",), compiled=True))
     if find_spec("timm"):
@@ -136,7 +136,7 @@ def take_turns(
     progress: str | bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Hashable, list[float]]:
-    """Seconds of every call: each function once a round, in turn. The device is waited for around each."""
+    """Seconds of every call. The functions take turns, once per round, with the device synchronised before and after."""
 
     def wait() -> None:
         if device.type == "cuda":
@@ -154,30 +154,30 @@ def take_turns(
 
 
 def steps_of_a_window(seconds: float, device: torch.device) -> int:
-    """How many steps of this length are timed at once: WINDOW seconds or more, and on a GPU GPU_STEPS or more."""
+    """How many steps of this length to time together: at least WINDOW seconds' worth, and on a GPU at least GPU_STEPS."""
     return max(GPU_STEPS if device.type == "cuda" else 1, math.ceil(WINDOW / seconds))
 
 
 def interval(values: list[float]) -> tuple[float, float | None, float | None]:
-    """(median, low, high) of a sample: the true median lies from low to high with a probability of 95 % or more.
+    """(median, low, high) of a sample, where (low, high) is a confidence interval of 95 % or more for the true median.
 
-    Low and high are order statistics of the sample, so nothing is assumed of its distribution. Fewer than six values
-    allow no such claim; low and high are then None.
+    Low and high are order statistics of the sample, so no distribution is assumed. With fewer than six values there is no
+    such interval, and low and high are None.
     """
     values, n, outside, below = sorted(values), len(values), 0.0, -1
-    # The k-th smallest value is above the true median when fewer than k lie below it: a fair coin, thrown n times.
+    # The k-th smallest value is above the true median if fewer than k values are below it: n tosses of a fair coin.
     while (outside := outside + 2 * math.comb(n, below + 1) / 2**n) <= 0.05:
         below += 1
     return statistics.median(values), *((values[below], values[-1 - below]) if below >= 0 else (None, None))
 
 
 def paired(a: list[float], b: list[float]) -> tuple[float, float | None, float | None]:
-    """How many times as fast a is as b, round by round: `interval` of the ratios of two rows' speeds."""
+    """How many times as fast a is as b: `interval` of the ratios of their speeds, round by round."""
     return interval([x / y for x, y in zip(a, b, strict=True)])
 
 
 def best_rows(rows: list[dict]) -> dict[str, dict]:
-    """Of every contestant the row of its faster memory format; contestants that ran out of memory are left out."""
+    """For every contestant, the row of its faster memory format; without those that ran out of memory."""
     found: dict[str, dict] = {}
     for row in rows:
         name = row["contestant"]
@@ -187,10 +187,10 @@ def best_rows(rows: list[dict]) -> dict[str, dict]:
 
 
 def best_batch(seconds: Callable[[int], float], first: int = 32, largest: int = 2048) -> int | None:
-    """The batch size that is worth it: doubled from `first` while that makes images 5 % faster or more, and fits.
+    """The best batch size: doubled from `first` as long as it fits and adds at least 5 % to the images per second.
 
-    seconds(batch size) -> seconds of a step; raises torch.OutOfMemoryError where it does not fit. None where not even the
-    first one fits.
+    seconds(batch size) -> seconds per step; raises torch.OutOfMemoryError if it does not fit. Returns None if not even
+    `first` fits.
     """
     best, speed, size = None, 0.0, first
     while size <= largest:
@@ -205,7 +205,7 @@ def best_batch(seconds: Callable[[int], float], first: int = 32, largest: int = 
 
 
 def kept_for_backward(model: nn.Module, forward: Callable[[], Tensor]) -> int:
-    """Bytes that one forward pass keeps for the backward pass, parameters not counted."""
+    """Bytes that one forward pass saves for the backward pass, not counting parameters."""
     own, kept = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -215,7 +215,7 @@ def kept_for_backward(model: nn.Module, forward: Callable[[], Tensor]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = forward()  # alive until the sum is taken, or an address could be used twice
+        result = forward()  # kept alive until the sum is taken, or an address could be reused
     del result
     return sum(kept.values())
 
@@ -264,7 +264,7 @@ class _Runner:
         return run
 
     def count(self) -> int:
-        """Floating-point operations of one call, by the network's own shapes."""
+        """Floating-point operations of one call, counted from the shapes of convolutions and matrix products."""
         with FlopCounterMode(display=False) as counter:
             if self.case.mode == "train":
                 self.loss(self.model).backward()
@@ -274,8 +274,8 @@ class _Runner:
         return counter.get_total_flops()
 
     def warm_up(self) -> float:
-        """Compile, choose kernels, allocate; note the memory. Returns the seconds of a step."""
-        # In inference the compiler may take the weights for constants, and lay them out once and for all.
+        """Compile, choose kernels, allocate, and measure memory. Returns the seconds per step."""
+        # For inference the compiler may treat the weights as constants, and lay them out once and for all.
         with torch._inductor.config.patch(freezing=True) if self.compiled and self.case.mode == "infer" else nullcontext():
             for _ in range(2):
                 self()
@@ -294,7 +294,7 @@ class _Runner:
 
 
 def _ready(who: Contestant, layout: str, case: Case, device: torch.device) -> tuple[_Runner, float] | None:
-    """A contestant that has warmed up, and the seconds of its step; None where it runs out of memory."""
+    """A warmed-up contestant and its seconds per step; None if it runs out of memory."""
 
     def seconds(size: int) -> float:
         if device.type == "cuda":
@@ -316,7 +316,7 @@ def _ready(who: Contestant, layout: str, case: Case, device: torch.device) -> tu
 def run_case(
     case: Case, device: torch.device, rounds: int = 10, who: list[Contestant] | None = None, progress: bool = True
 ) -> list[Row]:
-    """Time all contestants in this case, taking turns. Those that run out of memory have a row without figures."""
+    """Time all contestants in this case, taking turns. Those that run out of memory get a row without figures."""
     who = [c for c in who or contestants() if case.mode in c.modes and not (case.compiled and c.eager)]
     rows = [Row(contestant.name, layout) for contestant in who for layout in contestant.layouts]
     ready, windows, steps = {}, {}, {}
@@ -330,7 +330,7 @@ def run_case(
     for row in rows:
         if runner := ready.get(key := (row.contestant, row.layout)):
             row.batch_size, row.memory = runner.case.batch_size, runner.memory
-            # Five digits: no more than a clock can tell.
+            # Five digits: a clock cannot tell more.
             row.speeds = [float(f"{row.batch_size * steps[key] / s:.5g}") for s in seconds[key]]
             row.tflops = runner.count() / row.batch_size * statistics.median(row.speeds) / 1e12
     return rows
@@ -339,7 +339,7 @@ def run_case(
 def run_cases(
     cases: list[Case], device: torch.device, rounds: int = 10, progress: bool = True, who: list[Contestant] | None = None
 ) -> list[dict]:
-    """All cases, one after the other, as JSON: [{**case, "rows": [...]}, ...]."""
+    """Run all cases, one after another; returns them as JSON: [{**case, "rows": [...]}, ...]."""
     done = []
     for case in tqdm(cases, "cases", leave=False, disable=not progress):
         done.append({**asdict(case), "rows": [asdict(row) for row in run_case(case, device, rounds, who, progress)]})
@@ -356,7 +356,7 @@ def spread(seconds: list[float]) -> tuple[float, float, float]:
 
 
 def time_parts(device: torch.device, rounds: int = 5) -> dict[str, dict]:
-    """The rest of a run, each part alone: decoding, augmenting, writing a checkpoint, and a linear head on cached features.
+    """Time the other parts of a run separately: decoding, augmentation, a checkpoint, a linear head on cached features.
 
     Returns {part: {"seconds": (median, lower quartile, upper quartile)}}.
     """
@@ -372,7 +372,7 @@ def time_parts(device: torch.device, rounds: int = 5) -> dict[str, dict]:
 
     with tempfile.TemporaryDirectory() as folder:
         generator, files = torch.Generator().manual_seed(0), []
-        for i in range(64):  # smooth images compress like photographs, noise would not
+        for i in range(64):  # smooth images compress like photographs; noise would not
             pixels = F.interpolate(torch.rand(1, 3, 12, 16, generator=generator), (375, 500), mode="bicubic")[0]
             files.append(Path(folder) / f"{i}.jpg")
             Image.fromarray((pixels.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()).save(files[-1], quality=90)
@@ -399,9 +399,9 @@ def time_parts(device: torch.device, rounds: int = 5) -> dict[str, dict]:
 
 
 def table(cases: list[dict]) -> str:
-    """What `run_cases` returned, to be read in a terminal.
+    """The result of `run_cases` as text for a terminal.
 
-    A contestant's ratio is that of its faster memory format to the first contestant's faster one, with its interval.
+    Ratios compare each contestant's faster memory format with that of the first contestant, with the interval.
     """
     lines = []
     for case in cases:

@@ -1,8 +1,8 @@
-"""Checks, claims and exercises: what turns a sentence of a chapter into something that can fail.
+"""Checks, claims and exercises: they turn the sentences of a chapter into code that can fail.
 
-`check` is for identities, which no rerun can change; `claim` for what was measured. Both are for us: a notebook with an untrue
-sentence does not run. `Exercise` is for the learner: it tries an answer on cases worked out beforehand and climbs a ladder of
-hints.
+`check` is for identities, which hold in every run; `claim` is for measured results. Both protect the course: a notebook with
+a false sentence does not run. `Exercise` is for learners: it tests an answer on prepared cases, and gives a stronger hint after
+each failure.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ BEGIN, END = "# begin solution", "# end solution"
 
 
 class ClaimFailed(AssertionError):
-    """A sentence of the course is not true here."""
+    """A sentence of the course does not hold here."""
 
 
 def check(sentence: str, holds) -> None:
-    """State something that holds by construction: shows the sentence, always the same, or raises ClaimFailed."""
+    """State something that holds by construction: show the sentence, or raise ClaimFailed if `holds` is false."""
     if not bool(holds):
         raise ClaimFailed(f"this does not hold here: {sentence}")
     show(_statement(sentence, ""))
 
 
 def claim(sentence: str, value, *, above: float | None = None, below: float | None = None, unit: str = "") -> None:
-    """State a measured result and by how much it holds, or raise ClaimFailed and so fail the notebook.
+    """State a measured result and its margin, or raise ClaimFailed, which stops the notebook.
 
-    value: what the sentence depends on, for example a difference in points; it must lie above or below a limit. The sentence is
-    always the same; the value beside it is this machine's.
+    value: the number that decides, for example a difference in points. Give exactly one of above and below, the limit for
+    `value`, else TypeError. The sentence is the same on every machine; the value shown beside it is this machine's.
     """
     if (above is None) == (below is None):
-        raise TypeError("claim() needs above= or below=, one of the two; an identity is a check()")
+        raise TypeError("claim() takes above= or below=, one of the two; for an identity use check()")
     value, limit = float(value), above if below is None else below
     told = f"{_short(value)}{' ' + unit if unit else ''}; needs {'more' if below is None else 'less'} than {_short(limit)}"
     if not (value > limit if below is None else value < limit):
@@ -59,10 +59,10 @@ def _statement(sentence: str, told: str) -> Html:
 class Exercise:
     """A question with automatic checks.
 
-    answer: a function that passes; what learners get instead is its `stub`. Where only a part is theirs to write, the lines
-    between "# begin solution" and "# end solution" are, else everything under the docstring.
-    checks: pairs (what the answer should do, test); a test takes the answer and returns whether it does.
-    hints: three, from a nudge to nearly the answer. Every failed try shows one more of them.
+    answer: a function that passes. Learners get its `stub`, in which they write the lines between "# begin solution" and
+    "# end solution", or without these marks everything below the docstring.
+    checks: pairs (what the answer should do, test); a test takes the answer and returns whether it passes.
+    hints: three, from a nudge to nearly the answer. Each failed attempt shows the next one.
     """
 
     question: str
@@ -72,11 +72,11 @@ class Exercise:
     tries: int = field(default=0, compare=False)
 
     def check(self, answer: Callable) -> None:
-        """Try an answer; prints what is wrong with it and a hint, or that it passed."""
+        """Test an answer; prints what is wrong and a hint, or that it passed."""
         self.passes(answer)
 
     def passes(self, answer: Callable) -> bool:
-        """The same, and returns whether it passed. An exercise that is still empty uses up no hint."""
+        """Test an answer, print the outcome and return whether it passed. An empty answer does not use up a hint."""
         wrong = self._first_wrong(answer)
         if wrong is None:
             print("passed: " + "; ".join(what for what, _ in self.checks))
@@ -90,13 +90,13 @@ class Exercise:
         return False
 
     def solution(self) -> Html:
-        """The solution, folded until it is opened."""
+        """The solution, folded until the reader opens it."""
         source = "\n".join(line for line in self._source() if line.strip() not in (BEGIN, END))
         body = f'<details class="bl-solution"><summary>Solution</summary><pre>{_escaped(source)}</pre></details>'
         return Html(body, "the solution is folded; it needs a page that can show HTML")
 
     def stub(self) -> str:
-        """The function that the learner completes, with the call that checks it: the source of an exercise's cell."""
+        """Source of the function for the learner to complete: `answer` without its solution."""
         lines, source = [], self._source()
         if not any(line.strip() == BEGIN for line in source):
             code = inspect.cleandoc(self.answer.__doc__ or "")
@@ -119,13 +119,13 @@ class Exercise:
         return textwrap.dedent(inspect.getsource(self.answer)).rstrip().splitlines()
 
     def _first_wrong(self, answer: Callable) -> str | None:
-        """None for a right answer, "" for an empty one, else what is wrong with it."""
+        """None for a correct answer, "" for an empty one, else a description of the first failure."""
         for what, test in self.checks:
             try:
                 passed = test(answer)
             except NotImplementedError:
                 return ""
-            except Exception as error:  # any fault of the learner's code is part of the answer
+            except Exception as error:  # whatever the learner's code raises is a wrong answer
                 return f"it should {what}, but it stopped with {type(error).__name__}: {error}"
             if not passed:
                 return f"it should {what}"

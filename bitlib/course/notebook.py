@@ -1,6 +1,6 @@
-"""What the notebooks share and nothing else needs: set-up, stored measurements, the command line, live controls.
+"""Shared by the notebooks only: set-up, stored measurements, the command line, live controls.
 
-The only module that knows Jupyter; the others work without it.
+The only module that knows about Jupyter; the others work without it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .show import Html, images, inline, png, quiz, show, table  # noqa: F401  (n
 
 
 def setup() -> None:
-    """Say which profile this machine has."""
+    """Print the profile of this machine: gpu or laptop."""
     if torch.cuda.is_available():
         print("profile: gpu")
     else:
@@ -28,16 +28,16 @@ def setup() -> None:
 
 
 def run_command(line: str, cwd: str | Path, processes: int = 1) -> None:
-    """Run a `bitlib ...` command in the folder `cwd` and print it with what it answers, as a terminal would.
+    """Run a `bitlib ...` command in the folder `cwd`, and print the command and its output as a terminal would.
 
-    processes: how many torchrun is to start.
+    processes: how many torchrun should start. Raises ValueError for any other program.
     """
     program, *arguments = shlex.split(line)
     if program != "bitlib":
         raise ValueError(f"only bitlib commands run here, not {program!r}")
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     print(f"$ torchrun --nproc-per-node {processes} -m {line}" if launcher else f"$ {line}")
-    # The child must find the same bitlib, installed or not, and use as many threads, to give the same numbers.
+    # To give the same numbers, the child must find the same bitlib, installed or not, and use the same number of threads.
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     threads = max(1, torch.get_num_threads() // processes)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": str(threads)}
@@ -47,11 +47,11 @@ def run_command(line: str, cwd: str | Path, processes: int = 1) -> None:
 
 
 def stored(name: str) -> dict:
-    """What a script in data_scripts has measured: results/NAME.json, whose numeric keys come back as int.
+    """The measurements of a script in data_scripts: results/NAME.json, with numeric keys as int.
 
-    Shows where and with what it was measured. Raises FileNotFoundError for a name that was never measured.
+    Also shows on which machine and with which versions it was measured. Raises FileNotFoundError if there is no such file.
     """
-    package = Path(__file__).parents[1]  # a wheel holds results/ inside, see pyproject.toml; a checkout beside the package
+    package = Path(__file__).parents[1]  # a wheel holds results/ inside the package (see pyproject.toml), a checkout next to it
     folder = package / "results" if (package / "results").is_dir() else package.parent / "results"
     text = (folder / f"{name}.json").read_text("utf8")
     found = json.loads(text, object_hook=lambda d: {int(k) if k.isdigit() else k: v for k, v in d.items()})
@@ -67,7 +67,10 @@ def mean_and_std(values: list[float]) -> str:
 
 
 def accuracies(results: dict[str, dict[int, list[float]]], column: str = "{}-shot") -> Html:
-    """A table of mean ± standard deviation in per cent: methods down, shots (or what `column` says) across."""
+    """A table of mean ± standard deviation in per cent: a row per method, a column per number of shots.
+
+    results: {method: {shots: accuracies of the seeds, 0 to 1}}; column: format of the column titles.
+    """
     shots = list(next(iter(results.values())))
     return table(
         ["test accuracy (%)", *(column.format(k) for k in shots)],
@@ -76,19 +79,19 @@ def accuracies(results: dict[str, dict[int, list[float]]], column: str = "{}-sho
 
 
 def live_probe(features: dict[str, torch.Tensor], labels: dict[str, torch.Tensor], shots=(1, 2, 5, 10, 25, 50)) -> object:
-    """A control that draws a few-shot subset and fits a linear head on it, for real, whenever you move it.
+    """Sliders that pick a random few-shot subset and fit a linear head on it, live, whenever you move them.
 
     features, labels: {"train": ..., "val": ...}, float [N, F] and int [N]. Returns an ipywidgets box.
     """
     import ipywidgets as widgets
 
     choose_shots = widgets.SelectionSlider(options=shots, value=5, description="shots")
-    choose_seed = widgets.IntSlider(0, 0, 99, description="draw")
+    choose_seed = widgets.IntSlider(0, 0, 99, description="seed")
     answer = widgets.Label()
 
     def refit(_=None) -> None:
         accuracy = probe_accuracy(features, labels, choose_shots.value, choose_seed.value)
-        answer.value = f"draw {choose_seed.value}, {choose_shots.value}-shot: {accuracy:.1%} on validation"
+        answer.value = f"seed {choose_seed.value}, {choose_shots.value}-shot: {accuracy:.1%} on validation"
 
     for control in (choose_shots, choose_seed):
         control.observe(refit, "value")
@@ -97,9 +100,10 @@ def live_probe(features: dict[str, torch.Tensor], labels: dict[str, torch.Tensor
 
 
 def live_mixup(model, first: torch.Tensor, second: torch.Tensor, names, titles: tuple[str, str]) -> object:
-    """A slider that mixes two images and asks `model` about the mixture.
+    """A slider that mixes two images and shows what `model` predicts for the mixture.
 
-    first, second: uint8 [3, S, S], of the side that the model was trained on. Returns an ipywidgets box.
+    first, second: uint8 [3, S, S], with S the side of the model's training images. names: class names; titles: of the two
+    images. Returns an ipywidgets box.
     """
     import ipywidgets as widgets
 
@@ -122,9 +126,9 @@ def live_mixup(model, first: torch.Tensor, second: torch.Tensor, names, titles: 
 
 
 def live_freezing(name: str, task, steps: int = 25) -> object:
-    """A control that fine-tunes the model called `name`, for real, with as much of it frozen as you choose.
+    """Sliders that fine-tune the model called `name`, live, with as much of it frozen as you choose.
 
-    A run takes a second or two and `steps` steps; accuracies are on validation images. Returns an ipywidgets box.
+    A run of `steps` steps takes a second or two. Shows training and validation accuracy. Returns an ipywidgets box.
     """
     import ipywidgets as widgets
 
@@ -132,7 +136,7 @@ def live_freezing(name: str, task, steps: int = 25) -> object:
     from ..transfer import default_rule
 
     shots = widgets.SelectionSlider(options=(1, 5, 25), value=5, description="shots", continuous_update=False)
-    # A slider cannot hold None, which is how `freeze` calls for training everything.
+    # A slider cannot hold None, which tells `freeze` to train everything.
     depth = widgets.SelectionSlider(
         options=("head", "stage4", "stage3", "everything"), description="train from", continuous_update=False
     )
@@ -157,9 +161,9 @@ def live_freezing(name: str, task, steps: int = 25) -> object:
 
 
 def live_parts(models: dict, change) -> object:
-    """A control that cuts a batch into parts, for real: `change(model, parts)` is the relative change of the gradient.
+    """A control that splits a batch into parts, live, and shows by how much that changes the gradient.
 
-    models: by the name of their norm. Returns an ipywidgets box.
+    models: {name of the norm: network}. change(model, parts) -> the relative change. Returns an ipywidgets box.
     """
     import ipywidgets as widgets
 
@@ -177,10 +181,10 @@ def live_parts(models: dict, change) -> object:
 
 
 def companions_matter(x: torch.Tensor, batch: int, groups: int | None = None, trials: int = 50) -> float:
-    """How far image 0 moves, normalised, when the other images of its batch are drawn anew.
+    """How much the normalised values of image 0 change when the other images in its batch are replaced at random.
 
-    x: float [N, C, H, W]; groups: None for batch norm. Root mean square, over `trials` draws, of the distance from the
-    average; the normalised numbers have a deviation of about 1.
+    x: float [N, C, H, W]; groups: None for batch norm. Returns the root mean square distance from the average over `trials`
+    batches; the normalised values themselves have a standard deviation of about 1.
     """
     import torch.nn.functional as F
 
@@ -196,9 +200,10 @@ def companions_matter(x: torch.Tensor, batch: int, groups: int | None = None, tr
 def probe_accuracy(
     features: dict[str, torch.Tensor], labels: dict[str, torch.Tensor], shots: int, seed: int, on: str = "val"
 ) -> float:
-    """Accuracy, on a split, of a linear head fitted on a balanced draw of `shots` training examples per class.
+    """Accuracy, on a split, of a linear head fitted to `shots` random training examples per class.
 
-    The draw is that of `Task.few_shot` for the same seed. Features are standardised with the draw's own mean and deviation.
+    features, labels: by split, float [N, F] and int [N]. `seed` picks the same subset as in `Task.few_shot`. Features are
+    standardised with the mean and standard deviation of that subset.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -209,7 +214,7 @@ def probe_accuracy(
 
 
 def save_folder(shown: torch.Tensor, labels: torch.Tensor, names, folder: str | Path) -> Path:
-    """Write images, uint8 [N, 3, H, W], as PNG files into one sub-folder per class: what a user's own folder looks like."""
+    """Write images, uint8 [N, 3, H, W], as PNG files, with one sub-folder per class, like a user's own folder; returns it."""
     for i, (image, label) in enumerate(zip(shown, labels.tolist())):
         path = Path(folder) / names[label] / f"{i:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

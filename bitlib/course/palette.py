@@ -1,7 +1,7 @@
-"""The course's one palette: what each colour means, on light and on dark ground, for plots, figures and the website alike.
+"""The course's palette: what each colour means, in light and dark mode, for plots, figures and the website alike.
 
-`palette.json` is the only place where colours are written. Every colour reads as text (contrast of 4.5 or more) on its ground.
-A series gets its colour from the words of its label: whatever is called "from scratch" has one colour in all chapters.
+`palette.json` is the only place where colours are defined. Each has enough contrast for text on its background (4.5 or more).
+A series gets its colour from the words in its label, so "from scratch" has the same colour in every chapter.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ NEUTRAL = ("accent", "second", "in", "plain", "gn_ws", "partly")
 
 
 def role(label: str) -> str | None:
-    """The palette's name for a series with this label, or None. The longest of the palette's words in it decides."""
+    """The palette name for a series with this label, or None. If several of the palette's words occur, the longest decides."""
     found = [(len(word), name) for name, entry in PALETTE.items() for word in entry.get("words", ()) if word in label]
     return max(found)[1] if found else None
 
 
 def roles(labels: Iterable[str]) -> list[str]:
-    """One name for each label; labels without a meaning share out the neutral colours in turn."""
+    """A palette name for each label; labels without a fixed meaning take the neutral colours in turn."""
     spare = iter(NEUTRAL * 3)
     return [role(label) or next(spare) for label in labels]
 
@@ -31,7 +31,7 @@ def roles(labels: Iterable[str]) -> list[str]:
 def css() -> str:
     """The palette as CSS variables `--bl-NAME`.
 
-    They follow the website's switch, JupyterLab's or Colab's theme, and the reader's system where there is none of these.
+    They follow the website's switch or the theme of JupyterLab or Colab; without these, the reader's system.
     """
     light, dark = ("".join(f"--bl-{name}:{entry[mode]};" for name, entry in PALETTE.items()) for mode in ("light", "dark"))
     return (

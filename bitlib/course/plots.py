@@ -1,7 +1,7 @@
-"""Static figures: functions of numbers or images that train nothing and return a `Plot`, drawn by matplotlib as SVG.
+"""Static figures: functions that take numbers or images and return a `Plot`, drawn by matplotlib as SVG.
 
-A plot is drawn twice, for a wide and for a narrow page, with text of the same size, and takes all colours from the palette: on
-the website they follow the page, elsewhere the reader's system. Which colour a series has is decided by the words of its label.
+Each plot is drawn twice, for wide and narrow pages, with text of the same size. All colours come from the palette: on the
+website they follow the page, elsewhere the reader's system. The words in a label decide the colour of a series.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 from .palette import LIGHT, PALETTE, roles
 from .show import Html, data_url, images, inline
 
-WIDE, NARROW, SIZE = 680, 343, 13  # widths of the two drawings and size of their text, in pixels
+WIDE, NARROW, SIZE = 680, 343, 13  # widths of the two drawings, and size of their text, in pixels
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", "--", "-.", ":")
 STYLE = {
@@ -52,7 +52,7 @@ FONT = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-se
 
 
 class Plot(Html):
-    """A figure drawn for whatever width it is shown at. draw: from a width in pixels to a matplotlib Figure of that width."""
+    """A figure that can be drawn at any width. draw(width in pixels) -> a matplotlib Figure of that width."""
 
     def __init__(self, draw: Callable[[int], Figure], name: str):
         super().__init__("", f"<plot: {name}>")
@@ -64,7 +64,7 @@ class Plot(Html):
             return self._draw(width)
 
     def svg(self, width: int = WIDE) -> str:
-        """One drawing as an SVG element whose colours are the palette's variables."""
+        """The drawing as an SVG element, with the palette's variables as colours."""
         with matplotlib.rc_context(STYLE):
             figure = self._draw(width)
             salt = hashlib.sha256(f"{self.name} {width} {self._caption} {self._alt}".encode()).hexdigest()[:12]
@@ -85,13 +85,13 @@ class Plot(Html):
 
 
 def themed(svg: str) -> str:
-    """matplotlib's SVG file as an element: the palette's variables for its colours, and the reader's font.
+    """Turn matplotlib's SVG file into an element, with the palette's variables as colours and the reader's font.
 
-    Raises ValueError for a colour that is not the palette's.
+    Raises ValueError for a colour that is not in the palette.
     """
     svg = svg[svg.index("<svg") :].rstrip()
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.S)
-    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.S)  # it would hold for the whole page; the element says it for itself
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.S)  # it would style the whole page; attributes replace it
     view = re.search(r'<svg [^>]*viewBox="([^"]+)"', svg)[1]
     names_of = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     svg = re.sub(r"<svg [^>]*>", f'<svg {names_of} viewBox="{view}" stroke-linejoin="round">', svg, count=1)
@@ -114,7 +114,7 @@ def themed(svg: str) -> str:
 
 
 def standalone(svg: str) -> str:
-    """The same as a file of its own: with the colours that it uses, for both modes, and a ground to stand on."""
+    """Turn an SVG element into a file: adds the colours that it uses, for light and dark mode, and a background."""
     used = sorted(set(re.findall(r"--bl-(\w+)", svg)) | {"paper"})
     light, dark = (";".join(f"--bl-{n}:{PALETTE[n][mode]}" for n in used) for mode in ("light", "dark"))
     style = f"<style>svg{{{light};background:var(--bl-paper)}}@media (prefers-color-scheme:dark){{svg{{{dark}}}}}</style>"
@@ -123,7 +123,7 @@ def standalone(svg: str) -> str:
 
 
 def plot(draw: Callable[..., Figure]) -> Callable[..., Plot]:
-    """Make of a function whose first argument is the width one that returns a Plot."""
+    """Decorator: turns a function whose first argument is the width into one that returns a Plot."""
 
     @functools.wraps(draw)
     def made(*args, **kwargs) -> Plot:
@@ -141,13 +141,13 @@ def _axes(width: int, height: float, xlabel: str, ylabel: str):
 
 
 def _name_axes(axes, xlabel: str, ylabel: str) -> None:
-    """The horizontal axis is named below it, the vertical one above its end, where it reads without turning the head."""
+    """Label the horizontal axis below it and the vertical one above it, where it reads without turning the head."""
     axes.set_xlabel(xlabel).set_gid("bl-x-label")
     axes.set_title(ylabel, loc="left", color=LIGHT["muted"], pad=10).set_gid("bl-y-label")
 
 
 def _name_lines(figure, axes, lines: Mapping[str, tuple[float, float, str, str]], width: int) -> None:
-    """Names at the ends of lines where there is room, else above the plot. lines: {label: (x, y, colour, mark)}."""
+    """Label lines at their ends if there is room, else above the plot. lines: {label: (x, y, colour, mark)}."""
     if width < 500:
         for label, (_, _, shade, mark) in lines.items():
             axes.plot(
@@ -164,7 +164,7 @@ def _name_lines(figure, axes, lines: Mapping[str, tuple[float, float, str, str]]
     places = {label: axes.transData.transform((x, y)) * 72 / figure.dpi for label, (x, y, *_) in lines.items()}
     order = sorted(places, key=lambda label: places[label][1])
     heights = [places[label][1] for label in order]
-    for _ in range(200):  # push apart what overlaps, a little at a time
+    for _ in range(200):  # push overlapping labels apart, a little at a time
         for i in range(1, len(heights)):
             if (short := 1.25 * SIZE - (heights[i] - heights[i - 1])) > 0.01:
                 heights[i - 1] -= short / 2
@@ -192,8 +192,8 @@ def few_shot_curve(
 ) -> Figure:
     """Accuracy against images per class. results: {method: {shots: accuracies of the seeds, 0 to 1}}.
 
-    Lines are means, bars one standard deviation, faint points single seeds. chance: accuracy of guessing, if wanted.
-    floor: where the vertical axis begins, in per cent.
+    Lines are means, bars one standard deviation, faint points single seeds. chance: accuracy of guessing, 0 to 1; None
+    leaves it out. floor: where the vertical axis begins, in per cent.
     """
     figure, axes = _axes(width, 330, xlabel, "test accuracy (%)")
     ends, names = {}, roles(results)
@@ -216,7 +216,7 @@ def few_shot_curve(
 
 
 def measured(stored: Mapping) -> Plot:
-    """All methods of a file in results/ as a `few_shot_curve`. stored: its content; accuracies are under the methods' keys."""
+    """All methods of a file in results/ as a `few_shot_curve`. stored: its content, with accuracies under the methods' keys."""
     results = {
         label: {int(k): v for k, v in stored[key].items() if int(k) in map(int, stored["shots"])}
         for key, label in stored["methods"].items()
@@ -228,7 +228,7 @@ def measured(stored: Mapping) -> Plot:
 
 @plot
 def bars(width: int, values: Mapping[str, float], xlabel: str, ylabel: str = "class") -> Figure:
-    """One horizontal bar for each name. values: {name: number}."""
+    """A horizontal bar for each name. values: {name: number}."""
     figure = Figure(figsize=(width / 72, (60 + 24 * len(values)) / 72))
     axes = figure.add_subplot()
     axes.barh(list(values), list(values.values()), color=LIGHT["accent"])
@@ -239,7 +239,7 @@ def bars(width: int, values: Mapping[str, float], xlabel: str, ylabel: str = "cl
 
 
 def dots(results: Mapping[str, Sequence[float]], xlabel: str = "test accuracy (%)", scale: float = 100) -> Plot:
-    """One row for each method: faint points are single seeds, the bar is mean and one standard deviation.
+    """A row for each method: faint points are single seeds, the bar is mean and one standard deviation.
 
     results: {method: values}; scale: factor for the axis, 100 for accuracies from 0 to 1.
     """
@@ -254,7 +254,10 @@ def dot_panels(
     scale: float = 100,
     columns: int = 2,
 ) -> Figure:
-    """Several of `dots` on one scale, side by side where there is room. panels: {title: {method: values}}, all alike."""
+    """Panels with a row for each method, on one scale, side by side if there is room. Points and bars as in `dots`.
+
+    panels: {title: {method: values}}, with the same methods in each; scale: factor for the axis; columns: panels per row.
+    """
     columns = columns if width >= 500 else 1
     rows, methods = -(-len(panels) // columns), list(next(iter(panels.values())))
     step = 44 if columns == 1 else 30
@@ -268,7 +271,7 @@ def dot_panels(
             axes.scatter(values, np.full(len(values), row), s=18, color=LIGHT[name], alpha=0.4)
             spread = values.std(ddof=1) if len(values) > 1 else 0
             axes.errorbar(values.mean(), row, xerr=spread, color=LIGHT[name], marker=marker, markersize=7, capsize=4)
-            if columns == 1:  # the name stands above its row: beside it, it would take half of a phone
+            if columns == 1:  # the name goes above its row: beside it, it would take half of a phone screen
                 axes.annotate(method, (0, row), (2, 9), ("axes fraction", "data"), "offset points", color=LIGHT[name])
         axes.set_yticks(range(len(methods)), [""] * len(methods) if columns == 1 else methods)
         axes.tick_params(axis="y", length=0)
@@ -284,7 +287,7 @@ def dot_panels(
 def histograms(
     width: int, values: Mapping[str, Tensor], xlabel: str, bins: int = 20, ylabel: str = "share of the draws (%)"
 ) -> Figure:
-    """Shares of values from 0 to 1 in equal bins, one panel each. values: {title: float [N]}."""
+    """Histograms of values from 0 to 1, in per cent, a panel each. values: {title: float [N]}; bins: number of equal bins."""
     across = len(values) if width >= 500 else 1
     figure = Figure(figsize=(width / 72, (200 if across > 1 else 60 + 130 * len(values)) / 72))
     panels = np.atleast_1d(figure.subplots(len(values) // across, across, sharey=True, sharex=True)).flat
@@ -299,7 +302,7 @@ def histograms(
 
 @plot
 def reliability(width: int, curves: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Figure:
-    """Share right against confidence, empty bins left out. curves: {name: (mean confidence, accuracy, count) of each bin}."""
+    """Accuracy against confidence, without empty bins. curves: {name: (mean confidence, accuracy, count), each [bins]}."""
     figure, axes = _axes(width, 360, "confidence (%)", "share right (%)")
     axes.plot([0, 100], [0, 100], color=LIGHT["muted"], linestyle=":")
     axes.annotate("as sure as right", (8, 8), (6, -14), textcoords="offset points", color=LIGHT["muted"])
@@ -315,7 +318,7 @@ def reliability(width: int, curves: Mapping[str, tuple[Tensor, Tensor, Tensor]])
 
 @plot
 def norm_axes(width: int, images: int = 4, channels: int = 8, groups: int = 2) -> Figure:
-    """Which numbers share a mean under batch, layer, instance and group norm: cells of one colour do.
+    """Which values share a mean under batch, layer, instance and group norm: those in cells of the same colour.
 
     A cell is one channel of one image, with all its pixels.
     """
@@ -351,7 +354,7 @@ def learning_curve(
     log: bool = False,
     xlabel: str = "step",
 ) -> Figure:
-    """Lines over steps, or over `xlabel`. curves: {name: (steps, values)}; smooth: width in steps of a moving average."""
+    """Lines over steps. curves: {name: (steps, values)}; smooth: width of a moving average, in steps; log: logarithmic axis."""
     figure, axes = _axes(width, 300, xlabel, ylabel)
     ends = {}
     for (label, (steps, values)), name, style in zip(curves.items(), roles(curves), itertools.cycle(DASHES)):
@@ -370,7 +373,7 @@ def learning_curve(
 def confusion(
     width: int, matrix: Tensor, names: Sequence[str], columns: str = "predicted class", rows: str = "true class"
 ) -> Figure:
-    """Rows are true classes, columns predictions. matrix: int [C, C]. Shades are shares of a row."""
+    """Confusion matrix. matrix: int [C, C], true classes in rows, predictions in columns. Shades show shares of a row."""
     shares = (matrix / matrix.sum(1, keepdim=True).clamp_min(1)).tolist()
     side = min(width, 460)
     figure = Figure(figsize=(side / 72, side / 72))
@@ -388,7 +391,7 @@ def confusion(
 
 
 def mistakes(shown: Tensor, labels: Tensor, logits: Tensor, names: Sequence[str]) -> Html:
-    """Images with what they are, what they were taken for, and how surely. shown: uint8 [N, 3, H, W]."""
+    """Images with their true class, predicted class and confidence. shown: uint8 [N, 3, H, W]; logits: float [N, C]."""
     confidence, predicted = torch.softmax(logits, 1).max(1)
     titles = [f"{names[y]} as {names[p]}\n{c:.0%} sure" for y, p, c in zip(labels, predicted, confidence)]
     return images(shown, titles, 72)

@@ -1,7 +1,7 @@
-"""What a cell shows: HTML that needs no kernel, no script and no other file, so that it reads the same wherever it is opened.
+"""Cell outputs: HTML that needs no kernel, no script and no other file, so that it reads the same wherever it is opened.
 
-Website, JupyterLab, Colab, a converted page: each gets the same output. It is styled by the website's own sheet where there is
-one, and readable without. Owns the tiny Markdown of prompts and captions, tables, rows of images, and quizzes.
+The website, JupyterLab, Colab and converted pages all show the same output. The website's style sheet improves it, but it is
+readable without. Covers the small Markdown subset of prompts and captions, tables, rows of images, and quizzes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ OPTION = re.compile(r"^- \[([ x])\] (.+?) :: (.+)$")
 
 
 class Html:
-    """Something that a cell shows. body: its HTML; text: what a terminal shows instead."""
+    """The output of a cell. body: its HTML; text: what a terminal prints instead."""
 
     def __init__(self, body: str, text: str):
         self.body, self.text, self._caption, self._alt = body, text, "", ""
 
     def caption(self, text: str, alt: str = "") -> Html:
-        """The same with a caption in the tiny Markdown of `inline`. alt: what it shows, for those who cannot see it."""
+        """Add a caption, in the Markdown of `inline`, and return self. alt: description for readers who cannot see it."""
         self._caption, self._alt = text, alt
         return self
 
@@ -45,7 +45,7 @@ class Html:
 
 
 def show(shown: Html) -> None:
-    """Show it in a notebook; print its text anywhere else."""
+    """Display an output in a notebook; print its text anywhere else."""
     try:
         from IPython import get_ipython
     except ImportError:
@@ -59,7 +59,7 @@ def show(shown: Html) -> None:
 
 
 def inline(text: str) -> str:
-    """Escaped HTML of one line: `code`, *emphasis*, **strong** and [text](address) are marked up, nothing else is."""
+    """One line as escaped HTML, with markup for `code`, *emphasis*, **strong** and [text](address) only."""
     parts = re.split(r"(`[^`]+`)", text)
     for i, part in enumerate(parts):
         if part.startswith("`") and part.endswith("`") and len(part) > 2:
@@ -73,12 +73,12 @@ def inline(text: str) -> str:
 
 
 def data_url(content: bytes, kind: str = "image/png") -> str:
-    """A file as an address that holds all of it."""
+    """The content of a file as a data: URL."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def png(image: Tensor, side: int | None = None) -> bytes:
-    """An image uint8 [3, H, W] on the CPU as a PNG file. side: of the square that it is stretched to."""
+    """An image, uint8 [3, H, W] on the CPU, as a PNG file. side: stretch it to a square of this many pixels."""
     buffer = io.BytesIO()
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
     (picture.resize((side, side), Image.Resampling.NEAREST) if side else picture).save(buffer, "PNG")
@@ -86,7 +86,7 @@ def png(image: Tensor, side: int | None = None) -> bytes:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
-    """A small table: names to the left, numbers to the right. Cells are text or numbers; `heads` names the columns."""
+    """A small table, with text aligned left and numbers right. heads: column titles; rows: cells of text or numbers."""
     rows = [[str(cell) for cell in row] for row in rows]
     columns = list(zip(*[heads, *rows]))
     numeric = [all(NUMBER.fullmatch(cell) for cell in column[1:]) for column in columns]
@@ -110,7 +110,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
 
 
 def images(shown: Tensor, titles: Sequence[str] = (), side: int = 64) -> Html:
-    """Images in rows, as many to a row as fit. shown: uint8 [N, 3, H, W]; titles: one for each, or none; side: in pixels."""
+    """Images in rows, as many per row as fit. shown: uint8 [N, 3, H, W]; titles: one per image, or none; side: in pixels."""
     cells = []
     for i, image in enumerate(shown.cpu()):
         title = titles[i] if titles else f"image {i + 1}"
@@ -128,10 +128,10 @@ def images(shown: Tensor, titles: Sequence[str] = (), side: int = 64) -> Html:
 
 
 def questions(text: str) -> list[tuple[str, list[tuple[bool, str, str]]]]:
-    """A quiz from its text: "## question", then "- [ ] option :: reason" lines, [x] for a right one.
+    """Parse a quiz: "## question", then lines of the form "- [ ] option :: reason", with [x] for a right option.
 
-    Returns (question, [(right, option, reason)]) pairs. ValueError for a line of another form, fewer than two options, or
-    none that is right.
+    Returns (question, [(right, option, reason)]) pairs. Raises ValueError for any other line, for fewer than two options, or
+    if no option is right.
     """
     found: list[tuple[str, list[tuple[bool, str, str]]]] = []
     for line in filter(None, map(str.strip, text.splitlines())):
@@ -148,7 +148,7 @@ def questions(text: str) -> list[tuple[str, list[tuple[bool, str, str]]]]:
 
 
 def question(asked: str, options: Sequence[tuple[bool, str, str]], name: str) -> str:
-    """One question as HTML. Every option opens to say why it is right or wrong; of one question one is open at a time."""
+    """A question as HTML. Every option opens to say why it is right or wrong, one at a time."""
     lines = [
         f'<details name="{name}" class="bl-option" data-verdict="{"right" if right else "wrong"}">'
         f"<summary>{inline(option)}</summary><p>{inline(reason)}</p></details>"
@@ -158,7 +158,7 @@ def question(asked: str, options: Sequence[tuple[bool, str, str]], name: str) ->
 
 
 def quiz(chapter: str) -> Html:
-    """The questions of a chapter, from bitlib/course/quizzes/CHAPTER.md. Every option opens to say why it is right or wrong."""
+    """The quiz of a chapter, from bitlib/course/quizzes/CHAPTER.md. Every option opens to say why it is right or wrong."""
     asked = questions((Path(__file__).parent / "quizzes" / f"{chapter}.md").read_text("utf8"))
     body = "".join(question(q, options, f"quiz-{chapter}-{i}") for i, (q, options) in enumerate(asked, 1))
     return Html(body, "\n".join(f"{i}. {q}" for i, (q, _) in enumerate(asked, 1)))

@@ -1,4 +1,4 @@
-"""Tasks: where images and labels come from, and how a batch of them is augmented. Knows nothing of models."""
+"""Tasks: where images and labels come from, and how batches are augmented. Knows nothing about models."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ LOADERS |= dict.fromkeys(TINY_IMAGENET_TASKS, load_tiny_imagenet) | dict.fromkey
 
 
 def list_tasks() -> list[str]:
-    """Names that `load_task` knows, besides folders."""
+    """The task names that `load_task` accepts, besides folders."""
     return [*LOADERS]
 
 
 def load_task(name: str, shots: int | None = None, seed: int = 0, skip_bad: bool = False) -> Task:
-    """A task by name ("digits", "glyphs", "cifar10", ...), or a folder: "folder:PATH", or simply its path.
+    """Load a task by name ("digits", "glyphs", "cifar10", ...), or from a folder, given by its path or as "folder:PATH".
 
-    shots: keep that many training images of every class, drawn by `seed`. skip_bad: leave out unreadable files.
-    Raises UserError for an unknown name, and whatever the data themselves give cause for.
+    shots: keep only this many training images per class, chosen at random by `seed`. skip_bad: skip unreadable files in a
+    folder. Raises UserError for an unknown name, or for data that are missing, damaged or too few.
     """
     if name in LOADERS:
         task = LOADERS[name](name)
@@ -42,7 +42,7 @@ def load_task(name: str, shots: int | None = None, seed: int = 0, skip_bad: bool
 
 
 def _unknown(name: str) -> str:
-    """What to say of a name that is neither a task nor a folder; near misses of both are named."""
+    """The error message for a name that is neither a task nor a folder; suggests the closest of both."""
     folder = Path(name.removeprefix("folder:"))
     if folder.exists() or name.startswith("folder:") or "/" in name or "\\" in name:
         wrong = f"{folder} is not a folder"

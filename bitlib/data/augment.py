@@ -1,4 +1,4 @@
-"""Random crop, flip and resizing of whole batches, on whatever device holds them."""
+"""Resizing, random crops and flips of whole batches, on whatever device they are."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What training does to an image: resized to `resize` x `resize` pixels, cut to `crop` x `crop`, mirrored, mixed.
+    """How training images are augmented: resized to `resize` x `resize` pixels, cropped to `crop` x `crop`, mirrored, mixed.
 
-    With `random_crop` off the square is the centre; with `random_flip` off nothing is mirrored. Some labels do not survive a
-    flip (digits, text) or a crop (counting), hence the switches: paper, appendix F. mixup_alpha: Beta parameter, 0 for none.
+    Without `random_crop` the crop is central; without `random_flip` nothing is mirrored. The switches exist because some labels
+    do not survive a flip (digits, text) or a crop (counting): paper, appendix F. mixup_alpha: Beta parameter, 0 is off.
+    Raises ValueError if `crop` exceeds `resize`.
     """
 
     resize: int
@@ -29,7 +30,7 @@ class Augmentation:
 
 
 def resize(images: Tensor, side: int) -> Tensor:
-    """uint8 [N, 3, H, W] -> uint8 [N, 3, side, side], bilinear with antialiasing; unchanged where it fits already."""
+    """uint8 [N, 3, H, W] -> uint8 [N, 3, side, side], bilinear with antialiasing; unchanged if it already has that size."""
     if images.shape[-2:] == (side, side):
         return images
     out = F.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True, align_corners=False)
@@ -37,9 +38,9 @@ def resize(images: Tensor, side: int) -> Tensor:
 
 
 def draw_crops(count: int, how: Augmentation, generator: torch.Generator) -> Tensor:
-    """Where each of `count` images is cut and whether it is mirrored: int64 [3, count], rows top, left, mirrored.
+    """Where to crop each of `count` images, and whether to mirror it: int64 [3, count], with rows top, left, mirrored.
 
-    generator: a CPU generator. Everything is always drawn, so that switching one thing off does not change another.
+    generator: a CPU generator. Always draws everything, so that switching one augmentation off does not change another.
     """
     offsets = (torch.rand(2, count, generator=generator) * (how.resize - how.crop + 1)).long()
     flips = (torch.rand(1, count, generator=generator) < 0.5).long()
@@ -49,9 +50,9 @@ def draw_crops(count: int, how: Augmentation, generator: torch.Generator) -> Ten
 
 
 def cut(images: Tensor, crops: Tensor, side: int) -> Tensor:
-    """Cut a square of this side out of every image, mirrored where its draw says so.
+    """Crop a square of this side out of every image, and mirror it if `crops` says so.
 
-    images: uint8 [N, 3, S, S]; crops: int64 [3, N] of `draw_crops`, on the same device -> uint8 [N, 3, side, side].
+    images: uint8 [N, 3, S, S]; crops: int64 [3, N] from `draw_crops`, on the same device -> uint8 [N, 3, side, side].
     """
     span = torch.arange(side, device=images.device)
     top, left, mirrored = crops[:, :, None]

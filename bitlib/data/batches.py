@@ -1,8 +1,9 @@
-"""The batches of a run: the only place that knows processes, devices, decoding, pinned memory and reading ahead.
+"""The batches of a run: the only place that knows about processes, devices, decoding, pinned memory and reading ahead.
 
-Which images per step takes, where they are cut and whom they are mixed with is drawn for the whole batch from (seed, step), on
-every process alike. Pixels are read, copied, cut and mixed only for a process's own rows, one micro-batch at a time. So a batch
-is the same on any number of processes and in any number of parts, and a resumed run sees what an uninterrupted one does.
+Which images each step uses, where they are cropped and with which others they are mixed is drawn from (seed, step) for the
+whole batch, identically on every process. Pixels are read, copied, cropped and mixed only for a process's own rows, one
+micro-batch at a time. A batch is therefore the same on any number of processes and in any number of parts, and a resumed run
+sees the batches of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from .augment import Augmentation, cut, draw_crops, to_input
 from .sampling import BatchOrder, generator_for
 from .task import Images
 
-AHEAD_BYTES = 900 << 20  # decoded images that may be in memory, those of the step in progress included
-AHEAD = 4  # batches decoded in advance, at most
+AHEAD_BYTES = 900 << 20  # of decoded images in memory at most, including those of the current step
+AHEAD = 4  # batches decoded in advance at most
 
 Item, Made = TypeVar("Item"), TypeVar("Made")
 
@@ -33,8 +34,8 @@ Item, Made = TypeVar("Item"), TypeVar("Made")
 class Part(NamedTuple):
     """A micro-batch on the device.
 
-    x: float [n, 3, crop, crop] in [-1, 1], mixed; y, y_other: int64 [n], labels of the two images in each mixture; lam: share
-    of the first; indices: int64 [n], the first images' places in the split.
+    x: float [n, 3, crop, crop] in [-1, 1], mixed; y, y_other: int64 [n], labels of the two images in each mixture; lam: weight
+    of the first; indices: int64 [n], positions of the first images in the split.
     """
 
     x: Tensor
@@ -45,7 +46,7 @@ class Part(NamedTuple):
 
 
 class Tensors:
-    """A batch that is made already: tensors with the whole batch in dimension 0."""
+    """A ready-made batch: tensors with the whole batch in dimension 0."""
 
     def __init__(self, *columns: Tensor):
         self.size = len(columns[0])
@@ -60,7 +61,7 @@ class Tensors:
 
 
 class Batch:
-    """One step's batch as one process sees it. len: its own rows; size: the rows of all processes together."""
+    """The batch of one step, as one process sees it. len: this process's rows; size: the rows of all processes together."""
 
     def __init__(self, source: Batches, step: int):
         self.source, self.size = source, source.order.batch_size
@@ -77,17 +78,17 @@ class Batch:
         self.draws = None if draws is None else sent(draws[rows], source.device)
         self.pixels = None
         if not source.images.resident:
-            # An image that is wanted twice, as a row and as a partner or because the task is small, is decoded once.
+            # Decode each image only once, even if it is both a row and a partner, or occurs twice because the task is small.
             wanted, self.places = indices.unique(return_inverse=True)
             self.pixels = source.images.batch(wanted)
-        # All other numbers that the device needs travel in one copy.
+        # All other numbers that the device needs, in a single copy.
         self.plan = sent(torch.cat([indices[None], crops[:, rows]]), source.device)
 
     def __len__(self) -> int:
         return self.own
 
     def parts(self, count: int) -> Iterator[Part]:
-        """Its own rows in `count` parts of nearly equal size. Each is made at its turn; they can be asked for again."""
+        """This process's rows in `count` micro-batches of nearly equal size, each made when needed. Can be called again."""
         for places in torch.arange(self.own).tensor_split(count):
             mine = slice(int(places[0]), int(places[-1]) + 1)
             x, y = self._taken(mine)
@@ -98,7 +99,7 @@ class Batch:
                 yield Part(torch.lerp(other, x, self.lam), y, y_other, self.lam, self.plan[0, mine])
 
     def _taken(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """(float images, labels) of these rows, on the device."""
+        """(augmented images as floats, labels) of these rows, on the device."""
         source, indices, crops = self.source, self.plan[0, rows], self.plan[1:, rows]
         if self.pixels is None:
             pixels = source.images.batch(indices, None if self.draws is None else self.draws[rows])
@@ -109,10 +110,11 @@ class Batch:
 
 
 class Batches:
-    """The batches of a training run, by the number of the step.
+    """The batches of a training run, as a function of the step.
 
-    images: a split, prepared here (UserError where an image cannot be read); how: what happens to its images; batch_size:
-    images of a step on all processes together; layout: memory format of the batches on `device`.
+    images: a split, which is decoded and resized here; how: the augmentation; batch_size: images per step, over all processes;
+    layout: memory format of the batches on `device`. Raises UserError if an image cannot be read, or for fewer images per
+    step than processes.
     """
 
     def __init__(
@@ -120,7 +122,7 @@ class Batches:
     ):
         if batch_size < ranks()[1]:
             raise UserError(
-                f"a batch of {batch_size} cannot be shared among {ranks()[1]} processes; use fewer, or a larger --batch-size"
+                f"a batch of {batch_size} cannot be shared among {ranks()[1]} processes; start fewer, or raise --batch-size"
             )
         self.how, self.seed, self.device, self.layout = how, seed, device, layout
         self.images = images.prepare(how.resize, device)
@@ -132,7 +134,7 @@ class Batches:
 
     @property
     def ahead(self) -> int:
-        """Batches worth decoding in advance: none where images are in memory, else as many as fit into AHEAD_BYTES."""
+        """How many batches to decode in advance: none if images are in memory, else as many as fit into AHEAD_BYTES."""
         if self.images.resident:
             return 0
         rows = -(-self.order.batch_size // ranks()[1]) * (2 if self.how.mixup_alpha else 1)
@@ -141,9 +143,9 @@ class Batches:
 
 
 def stream(batches: Callable[[int], object], steps: Iterable[int]) -> Iterator[tuple[int, object]]:
-    """(step, batch) of these steps, made in advance where the source asks for that.
+    """Yield (step, batch) for these steps, decoding ahead if the source asks for it.
 
-    batches: `Batches`, or any function of a step that gives a batch or a tuple of tensors.
+    batches: `Batches`, or any function of the step that returns a batch or a tuple of tensors.
     """
 
     def made(step: int) -> tuple[int, object]:
@@ -154,7 +156,7 @@ def stream(batches: Callable[[int], object], steps: Iterable[int]) -> Iterator[t
 
 
 def ahead(make: Callable[[Item], Made], items: Iterable[Item], count: int) -> Iterator[Made]:
-    """make(item) of all items in their order, `count` of them made in advance by a thread; 0: when they are asked for."""
+    """Yield make(item) for all items in order; a thread works up to `count` items ahead, 0 means without a thread."""
     if count == 0:
         yield from map(make, items)
         return
@@ -173,10 +175,10 @@ def ahead(make: Callable[[Item], Made], items: Iterable[Item], count: int) -> It
 
 
 def scan(images: Images, side: int, device: torch.device, batch_size: int) -> Iterator[tuple[int, Tensor]]:
-    """A split from beginning to end, whole images: (number of the batch, float [B, 3, side, side] on the device).
+    """Yield a split from beginning to end, uncropped: (number of the batch, float [B, 3, side, side] on the device).
 
-    Processes take turns, and each gets equally many batches, because a sharded network works only when all of them do; one that
-    has none left gets the last batch once more.
+    Processes take batches in turn. Each gets the same number of them, because a sharded network runs only when all processes
+    do; a process with none left repeats the last batch.
     """
     prepared, (rank, world) = images.prepare(side, device), ranks()
     batches = torch.arange(len(prepared)).split(batch_size)
@@ -192,7 +194,7 @@ def scan(images: Images, side: int, device: torch.device, batch_size: int) -> It
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy on the device, which for a GPU of CUDA's nobody waits for; the tensor itself where it lies there already."""
+    """The tensor on the device, copied without waiting if that is a CUDA GPU; the tensor itself if it is already there."""
     if tensor.device.type == "cpu" and device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)  # Apple's GPUs would read memory that is given back already (pytorch/pytorch#189690)
+    return tensor.to(device)  # on Apple GPUs, not waiting would read freed memory (pytorch/pytorch#189690)

@@ -1,4 +1,4 @@
-"""Images in files, read with Pillow, and folders of them: DATA/class/image.jpg, or DATA/{train,val,test}/class/image.jpg."""
+"""Image files, read with Pillow, and folders of them: DATA/class/image.jpg, or DATA/{train,val,test}/class/image.jpg."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from .split import digest, own_contents, place
 from .task import ArrayImages, Task, fingerprint
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-PLUGIN_SUFFIXES = {".heic", ".heif", ".avif"}  # read only where Pillow has a plugin for them
+PLUGIN_SUFFIXES = {".heic", ".heif", ".avif"}  # read only if Pillow has a plugin for them
 VAL_NAMES = ("val", "valid", "validation", "dev")
-SHARES = (0.15, 0.15)  # of every class, for test and val
-MEMORY_BUDGET = 4 << 30  # bytes of decoded images that are kept; above it they are decoded when they are needed
+SHARES = (0.15, 0.15)  # of every class, for test and validation
+MEMORY_BUDGET = 4 << 30  # bytes of decoded images to keep in memory; a larger split is decoded on demand
 CHECK_SIDE = 8
-DRAFT = 2  # a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size where that is this many times `side`; results/decoding.json
+DRAFT = 2  # decode a JPEG at 1/2, 1/4 or 1/8 of its size while that is this many times `side`; see results/decoding.json
 
-# Pillow's warnings (odd metadata, large images) name no file; what cannot be read is named in an error instead.
+# Pillow's warnings (odd metadata, large images) do not name the file; our errors about unreadable files do.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def read_image(path: Path, side: int | None = None) -> Tensor:
-    """One image as uint8 [3, H, W] or, resized, [3, side, side]; RGB, upright, transparent parts on white.
+    """One image as uint8 [3, H, W], or resized to [3, side, side]: RGB, upright, transparent parts on white.
 
-    Deeper greys become 0 to 255: 16-bit ones are divided by 257; whole numbers and floats of 32 bits stay as they are
-    where all lie in 0..255, floats in 0..1 are multiplied by 255, values in 0..65535 are divided by 257, and all others
-    are stretched from their minimum to their maximum. A JPEG much larger than `side` is decoded at a fraction of its size.
-    Raises UserError that names the file where it is not a readable image, or takes too much memory to decode.
+    Greys of more than 8 bits are scaled to 0..255: 16-bit values are divided by 257; 32-bit integers and floats are kept if
+    all lie in 0..255 (floats in 0..1 are multiplied by 255), divided by 257 if all lie in 0..65535, and otherwise stretched
+    from their minimum to their maximum. A JPEG much larger than `side` is decoded at a fraction of its size. Raises
+    UserError, naming the file, if it is not a readable image or would take too much memory to decode.
     """
     from PIL import Image, ImageOps
 
@@ -79,16 +79,16 @@ def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
         elif high <= 255:
             span = 1.0 if mode == "F" and high <= 1 else 255.0
     levels = np.empty(values.shape, np.uint8)
-    for row in range(0, len(values), 256):  # a strip at a time, because doubles take much memory
+    for row in range(0, len(values), 256):  # a strip at a time, because doubles take a lot of memory
         strip = slice(row, row + 256)
         levels[strip] = np.rint((values[strip].astype(np.float64) - offset) * 255 / span)
     return levels
 
 
 def decode(paths: Sequence[Path], side: int, what: str = "", advice: str = "") -> Tensor:
-    """All these files as uint8 [N, 3, side, side], decoded by several threads. what: the title of a progress bar.
+    """Decode files to uint8 [N, 3, side, side], in several threads. what: title of the progress bar; "" shows none.
 
-    Raises UserError that names the first unreadable one, counts the others and ends with `advice`.
+    Raises UserError, which names the first unreadable file, counts the others and ends with `advice`.
     """
     images = torch.empty((len(paths), 3, side, side), dtype=torch.uint8)
 
@@ -99,12 +99,12 @@ def decode(paths: Sequence[Path], side: int, what: str = "", advice: str = "") -
     return images
 
 
-# One for the whole process: readers in several threads share it.
+# One pool for the whole process, shared by readers in several threads.
 _THREADS = ThreadPoolExecutor(thread_name_prefix="decode")
 
 
 def _attempt(function: Callable, items: Sequence, what: str) -> list:
-    """Call it for all items, in several threads; for each, what it returned or the UserError that it raised."""
+    """function(item) for all items, in several threads; where it raised a UserError, that error."""
 
     def one(item) -> object:
         try:
@@ -114,7 +114,7 @@ def _attempt(function: Callable, items: Sequence, what: str) -> list:
 
     results = []
     with tqdm(total=len(items), desc=what, leave=False, delay=1, mininterval=1, disable=not what or not is_main()) as bar:
-        for start in range(0, len(items), 4096):  # a future for each of a million files would fill the memory
+        for start in range(0, len(items), 4096):  # a million futures at once would fill the memory
             for result in _THREADS.map(one, items[start : start + 4096]):
                 results.append(result)
                 bar.update()
@@ -128,7 +128,7 @@ def _all_or_first_error(results: list, advice: str) -> list:
 
 
 def _check(paths: list[Path]) -> list[UserError | None]:
-    """For each file, what is wrong with it; takes little time."""
+    """For each file, the error if it is unreadable, else None. Fast, because it decodes to a small size."""
 
     def one(path: Path) -> None:
         read_image(path, CHECK_SIDE)
@@ -142,17 +142,17 @@ def _warn(text: str) -> None:
 
 
 class FileImages:
-    """Images in files. `prepare` decodes each once into memory where they fit in MEMORY_BUDGET; else `batch` does.
+    """Images in files. `prepare` decodes them into memory if they fit in MEMORY_BUDGET; otherwise `batch` decodes on demand.
 
-    paths, labels (int64 [N]): one per image. side: of the images of `batch`. advice: what an error about an unreadable
-    file ends with.
+    paths, labels (int64 [N]): one per image. side: side in pixels of the images that `batch` returns. advice: the end of the
+    error message for an unreadable file.
     """
 
     resident = False
 
     def __init__(self, paths: list[Path], labels: Tensor, side: int | None = None, advice: str = ""):
         self.paths, self.labels, self.side, self.advice = paths, labels, side, advice
-        self.checked = False  # whether all are known to be readable
+        self.checked = False  # whether all files are known to be readable
         self._digests: list[str] | None = None
 
     def __len__(self) -> int:
@@ -160,7 +160,7 @@ class FileImages:
 
     @property
     def digests(self) -> list[str]:
-        """A short hash of every file, read when first asked for. Raises UserError where a file cannot be read."""
+        """A short hash of every file, computed on first use. Raises UserError if a file cannot be read."""
         if self._digests is None:
             self._digests = _all_or_first_error(_attempt(digest, self.paths, "hashing images"), self.advice)
         return self._digests
@@ -172,14 +172,14 @@ class FileImages:
         return part
 
     def check(self) -> FileImages:
-        """Decode each in little time, unless that was done. Raises UserError that names the first unreadable file."""
+        """Check once, fast, that all files can be decoded. Raises UserError, naming the first unreadable file."""
         if not self.checked:
             _all_or_first_error(_check(self.paths), self.advice)
             self.checked = True
         return self
 
     def readable(self) -> FileImages:
-        """Those that can be read; names the others on stderr."""
+        """The images that can be read; prints the others to stderr."""
         errors = _check(self.paths)
         for error in filter(None, errors):
             _warn(f"left out: {error}")
@@ -195,22 +195,22 @@ class FileImages:
         return prepared
 
     def draw(self, count: int, generator: torch.Generator) -> None:
-        """Nothing about these images is random."""
+        """None: nothing about these images is random."""
 
     def batch(self, indices: Tensor, draws: None = None) -> Tensor:
         """uint8 [B, 3, side, side] on the CPU; may be called from any thread."""
         if self.side is None:
-            raise ValueError("images from files have no common size; call prepare(side, device) first")
+            raise ValueError("image files differ in size; call prepare(side, device) first")
         return decode([self.paths[i] for i in indices.tolist()], self.side, advice=self.advice)
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Image files anywhere under `folder`, sorted; hidden files and folders are passed over."""
+    """Image files anywhere under `folder`, sorted; hidden files and folders are skipped."""
     return [p for p in _files(folder) if _readable(p)]
 
 
 def _readable(path: Path) -> bool:
-    """Whether Pillow, with its plugins, knows the suffix."""
+    """Whether Pillow and its plugins can read files with this suffix."""
     from PIL import Image
 
     suffix = path.suffix.lower()
@@ -222,17 +222,17 @@ def _files(folder: Path) -> list[Path]:
 
 
 def class_folders(folder: Path) -> list[Path]:
-    """Sub-folders, sorted; hidden ones are passed over."""
+    """Sub-folders, sorted; hidden ones are skipped."""
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def _lying_in(folder: Path) -> list[Path]:
-    """Images in the folder itself."""
+    """Images directly in the folder."""
     return sorted(p for p in folder.iterdir() if _readable(p) and p.is_file() and not p.name.startswith("."))
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """{"train": ..., "test": ... and perhaps "val": ...}, or empty where the folder is not split."""
+    """{"train": ..., "test": ..., perhaps "val": ...}, or empty if the folder is not split."""
     train, test = root / "train", root / "test"
     val = [root / name for name in VAL_NAMES if (root / name).is_dir()]
     if train.is_dir() and test.is_dir():
@@ -244,16 +244,16 @@ def _split_folders(root: Path) -> dict[str, Path]:
         if not train.is_dir():
             advice = f"put the training images into {train}"
         elif val:
-            advice = f"rename {val[0].name} to test, and a sixth of train becomes validation"
+            advice = f"rename {val[0].name} to test, and a sixth of train will be used for validation"
         else:
-            advice = f"give {train} itself, and it is split into three"
+            advice = f"give {train} itself, and it will be split into three"
         names = " and ".join(p.name for p in there)
         raise UserError(f"{root} holds {names}, but no {'test' if train.is_dir() else 'train'}; {advice}")
     return {}
 
 
 def _meant(root: Path) -> str:
-    """ "; did you mean PATH?" where that lies one or two levels away, and looks like a folder of class folders."""
+    """ "; did you mean PATH?" if a folder one or two levels away looks like a folder of class folders; else "" """
     here, shown = root.absolute(), (lambda p: p if root.is_absolute() else Path(os.path.relpath(p)))
 
     def is_split(folder: Path) -> bool:
@@ -270,7 +270,7 @@ def _meant(root: Path) -> str:
             if fits(candidate):
                 return f"; did you mean {shown(candidate)}?"
     except OSError:
-        pass  # a folder that may not be read
+        pass  # a folder without read permission
     return ""
 
 
@@ -279,7 +279,7 @@ def _count(number: int, what: str) -> str:
 
 
 class _Reader:
-    """Reads the class folders of one task. base: the folder with all classes. strays: what was not read, by suffix."""
+    """Reads the class folders of one task. base: the folder with all classes. strays: counts of unread files, by suffix."""
 
     def __init__(self, base: Path, names: list[str], skip_bad: bool):
         self.base, self.names, self.skip_bad, self.strays = base, names, skip_bad, Counter()
@@ -308,12 +308,12 @@ class _Reader:
         return images
 
     def need(self, images: FileImages, minimum: int, why: str) -> None:
-        """Each class needs so many different images, which stand in no other class."""
+        """Raise UserError, ending with `why`, unless every class has `minimum` different images that are in no other class."""
         for label, own in own_contents(images.digests, images.labels).items():
             if len(own) < minimum:
                 files = int((images.labels == label).sum())
-                odd = f", {len(own)} of them different and in no other class" if files > len(own) else ""
-                raise UserError(f"{self.base / self.names[label]} holds {_count(files, 'image')}{odd}; {why}")
+                different = f", {len(own)} of them different and in no other class" if files > len(own) else ""
+                raise UserError(f"{self.base / self.names[label]} holds {_count(files, 'image')}{different}; {why}")
 
 
 def _listed(strays: Counter) -> str:
@@ -321,13 +321,14 @@ def _listed(strays: Counter) -> str:
 
 
 def load_folder(path: str | Path, skip_bad: bool = False) -> Task:
-    """The task that a folder holds; its class folders are the classes, in alphabetical order.
+    """Load a folder of images as a task; its class folders are the classes, in alphabetical order.
 
-    Either DATA/train, DATA/val and DATA/test with the same classes in each (val may be called valid, validation or dev; or
-    be missing: a sixth of train is then set aside), or class folders right in DATA, of which 15 % each go to validation and
-    test. Content decides where an image goes (`split.place`), so images that are added or removed move no others, as long
-    as each class has enough. skip_bad: leave unreadable images out instead of stopping; costs a decoding of all of them.
-    Raises UserError for a missing folder, fewer than two classes, or a class with no or too few images.
+    The folder holds either DATA/train, DATA/val and DATA/test with the same classes in each, or the class folders themselves.
+    val may also be called valid, validation or dev; if it is missing, a sixth of train is set aside. Without a split, 15 % of
+    every class go to validation and 15 % to test. An image's content decides its split (`split.place`), so adding or removing
+    images does not move others, as long as each class has enough. skip_bad: skip unreadable images instead of stopping, at
+    the cost of decoding all of them first. Raises UserError for a missing folder, fewer than two classes, or a class with too
+    few images.
     """
     root = Path(path)
     if not root.is_dir():
@@ -337,11 +338,11 @@ def load_folder(path: str | Path, skip_bad: bool = False) -> Task:
     names = [p.name for p in class_folders(base)]
     if len(names) < 2:
         wrong = f"{base} holds {_count(len(names), 'class folder')}"
-        raise UserError(f"{wrong}; classification takes two or more, each with its images inside{_meant(root)}")
+        raise UserError(f"{wrong}; classification needs two or more, each with its images inside{_meant(root)}")
     for folder in splits.values():
         if (there := [p.name for p in class_folders(folder)]) != names:
-            odd = sorted(set(there) ^ set(names))[0]
-            raise UserError(f"{folder} and {base} do not hold the same classes ({odd!r} is in only one)")
+            extra = sorted(set(there) ^ set(names))[0]
+            raise UserError(f"{folder} and {base} do not hold the same classes ({extra!r} is in only one)")
 
     read = _Reader(base, names, skip_bad)
     if splits:
@@ -368,7 +369,7 @@ def _warn_of_leaks(train: FileImages, val: FileImages, test: FileImages) -> None
     seen = {content: p for s in (val, train) for content, p in zip(s.digests, s.paths)}
     if leaks := [(p, seen[content]) for content, p in zip(test.digests, test.paths) if content in seen]:
         number, (image, twin) = _count(len(leaks), "test image"), leaks[0]
-        found = f"{number} can be found in train or val as well, such as {image} ({twin})"
+        found = f"{number} can also be found in train or val, such as {image} ({twin})"
         _warn(f"{found}; the test accuracy will be too high")
 
 
@@ -385,7 +386,7 @@ def _warn_of_two_labels(*splits: FileImages) -> None:
 
 
 def _usual_size(images: FileImages, sample: int = 101) -> tuple[int, int]:
-    """Median (height, width) of up to `sample` of them spread over the list, read from their headers."""
+    """Median (height, width), read from the headers of about `sample` images spread over the list."""
     from PIL import Image
 
     sizes = []
@@ -393,8 +394,8 @@ def _usual_size(images: FileImages, sample: int = 101) -> tuple[int, int]:
         try:
             with Image.open(path) as image:
                 sizes.append(image.size)
-        except Exception:  # noqa: S112 - a broken image is reported, by name, where it is decoded
+        except Exception:  # noqa: S112 - a broken image is reported, by name, when it is decoded
             continue
     if not sizes:
-        images.check()  # raises, naming one
+        images.check()  # raises, naming the first
     return int(median(h for _, h in sizes)), int(median(w for w, _ in sizes))

@@ -1,8 +1,8 @@
-"""Glyphs: the course's upstream data, drawn on the spot from the fonts that matplotlib ships.
+"""Glyphs: the course's upstream data, generated on the fly from the fonts that ship with matplotlib.
 
-A class is a character; a image is one of its fonts under a random affine and elastic warp, in random colours, blur
-and noise. Three nested sizes play the part of BiT-S, -M and -L. No class is a digit or a number of any script (so that
-handwritten digits are new downstream), and whole scripts are kept out for downstream tasks.
+A class is a character; an image shows it in one font, with random affine and elastic warps, colours, blur and noise. Three
+nested sizes play the roles of BiT-S, -M and -L. No class is a digit or number of any script, so that handwritten digits
+are new downstream, and whole scripts are held out for downstream tasks.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch import Tensor
 from ..files import UserError
 from .task import ArrayImages, Task, fingerprint
 
-SCALES = {"xs": 20, "s": 100, "m": 700, "l": None}  # classes; l: all there are
-XS_COPIES = 20  # how often "xs" draws each of its few glyphs for validation and test
+SCALES = {"xs": 20, "s": 100, "m": 700, "l": None}  # number of classes; l: all of them
+XS_COPIES = 20  # how many times "xs" draws each of its few glyphs for validation and test
 HELD_OUT_SCRIPTS = ("ARMENIAN", "GEORGIAN")
-# The last two fonts are kept for validation and test; the others draw the training images.
+# The last two fonts are held out, for validation and test; the others are for training images.
 FONTS = (
     "DejaVuSans DejaVuSans-Bold DejaVuSansMono DejaVuSansMono-Bold DejaVuSansMono-Oblique DejaVuSansMono-BoldOblique "
     "DejaVuSerif DejaVuSerif-Bold DejaVuSerif-Italic DejaVuSerif-BoldItalic "
@@ -31,7 +31,7 @@ FONTS = (
 ).split()
 VAL_FONT, TEST_FONT = len(FONTS) - 2, len(FONTS) - 1
 MASK = 48  # side of a glyph's mask in pixels
-SIDE = 32  # side of the images kept for validation and test
+SIDE = 32  # side of the stored validation and test images
 
 
 def _is_number(char: str) -> bool:
@@ -39,7 +39,7 @@ def _is_number(char: str) -> bool:
 
 
 def _draw(char: str, font) -> np.ndarray | None:
-    """A character centred in a MASK x MASK image, 0 to 255; None where nothing would be seen."""
+    """A character centred in an image, uint8 [MASK, MASK], 0 to 255; None if it would be nearly invisible."""
     from PIL import Image, ImageDraw
 
     left, top, right, bottom = font.getbbox(char)
@@ -54,7 +54,7 @@ def _draw(char: str, font) -> np.ndarray | None:
 
 @functools.cache
 def _masks() -> tuple[Tensor, Tensor, Tensor, tuple[str, ...]]:
-    """Every usable glyph: masks uint8 [N, 48, 48], class int [N], font int [N], and the character of each class."""
+    """All usable glyphs: masks uint8 [N, 48, 48], classes int [N], fonts int [N], and the character of each class."""
     import matplotlib
     from fontTools.ttLib import TTFont
     from PIL import ImageFont
@@ -70,7 +70,7 @@ def _masks() -> tuple[Tensor, Tensor, Tensor, tuple[str, ...]]:
             continue
         drawn = {i: _draw(char, fonts[i]) for i in range(len(FONTS)) if code in covered[i]}
         drawn = {i: mask for i, mask in drawn.items() if mask is not None}
-        # Latin A, Greek Alpha and Cyrillic A are one image; only the first becomes a class.
+        # Latin A, Greek Alpha and Cyrillic A look the same; only the first becomes a class.
         if 0 not in drawn or 1 not in drawn or drawn[0].tobytes() in seen:
             continue
         seen.add(drawn[0].tobytes())
@@ -87,7 +87,7 @@ def _script(char: str) -> str:
 
 
 def draw_numbers(count: int, side: int, generator: torch.Generator) -> Tensor:
-    """The random numbers behind `count` images, float [count, 53 + side * side]; generator: a CPU generator."""
+    """Random numbers for `count` images, float [count, 53 + side * side]. generator: a CPU generator."""
     parts = [
         torch.rand(15, count, generator=generator).t(),
         torch.randn(count, 32, generator=generator),
@@ -98,10 +98,10 @@ def draw_numbers(count: int, side: int, generator: torch.Generator) -> Tensor:
 
 
 def draw_glyphs(masks: Tensor, side: int, draws: Tensor) -> Tensor:
-    """Turn masks into images nobody has seen before.
+    """Turn masks into images. masks: uint8 [B, 48, 48] -> uint8 [B, 3, side, side].
 
-    masks: uint8 [B, 48, 48] -> uint8 [B, 3, side, side]; draws: rows of `draw_numbers`. They decide everything: affine warp,
-    elastic warp, stroke weight, resolution, two colours, noise.
+    draws: one row of `draw_numbers` per mask, which decides everything: affine warp, elastic warp, stroke weight, resolution,
+    two colours, noise.
     """
     n = len(masks)
     uniform, noise, tint, grain = draws.to(masks.device).split([15, 32, 6, side * side], 1)
@@ -117,10 +117,10 @@ def draw_glyphs(masks: Tensor, side: int, draws: Tensor) -> Tensor:
     matrix = torch.stack([cos * zoom_x, (shear * cos - sin) * zoom_y, sin * zoom_x, (shear * sin + cos) * zoom_y], 1)
     theta = torch.cat([matrix.view(n, 2, 2), shift[:, :, None]], 2)
     grid = F.affine_grid(theta, [n, 1, side, side], align_corners=False)
-    # A smooth displacement field bends strokes as a hand does.
+    # A smooth displacement field bends strokes the way a hand does.
     bend = F.interpolate(noise, (side, side), mode="bicubic", align_corners=True) * (0.08 * uniform[6]).view(n, 1, 1, 1)
     ink = masks[:, None].float() / 255
-    # Blur, then a soft threshold at a random level: thinner or bolder strokes.
+    # Blur, then a soft threshold at a random level, for thinner or bolder strokes.
     ink = F.avg_pool2d(ink, 3, 1, 1)
     ink = F.grid_sample(ink, grid + bend.permute(0, 2, 3, 1), mode="bilinear", align_corners=False)
     ink = torch.sigmoid((ink - between(7, 0.2, 0.55).view(n, 1, 1, 1)) * 12)
@@ -129,10 +129,10 @@ def draw_glyphs(masks: Tensor, side: int, draws: Tensor) -> Tensor:
         chosen = (uniform[8] >= low) & (uniform[8] < high)
         coarse = F.interpolate(F.adaptive_avg_pool2d(ink, side // divisor), (side, side), mode="bilinear", align_corners=False)
         ink = torch.where(chosen.view(n, 1, 1, 1), coarse, ink)
-    # Two colours that differ in brightness by 0.35 of the range or more; half of the images are grey.
+    # Two colours whose brightness differs by at least 0.35 of the range; half of the images are grey.
     tint = (tint.view(n, 2, 3).transpose(0, 1) - 0.5) * 0.5
     tint = torch.where((uniform[9] < 0.5).view(1, n, 1), torch.zeros_like(tint), tint)
-    dark = 0.6 * uniform[10] * (uniform[12] < 0.7)  # nearly a third of the darker colours is black
+    dark = 0.6 * uniform[10] * (uniform[12] < 0.7)  # nearly a third of the darker colours are black
     bright = dark + 0.35 + (0.65 - dark) * uniform[11]
     swap = uniform[13] < 0.3
     paper, pen = torch.where(swap, bright, dark), torch.where(swap, dark, bright)
@@ -143,7 +143,7 @@ def draw_glyphs(masks: Tensor, side: int, draws: Tensor) -> Tensor:
 
 
 class GlyphImages:
-    """Glyphs whose images are drawn anew for every batch. masks: uint8 [N, 48, 48]; labels: int [N]."""
+    """Glyphs whose images are generated anew for every batch. masks: uint8 [N, 48, 48]; labels: int [N]."""
 
     resident = True
 
@@ -164,16 +164,17 @@ class GlyphImages:
 
     def batch(self, indices: Tensor, draws: Tensor | None = None) -> Tensor:
         if draws is None:
-            raise ValueError("glyphs are drawn by random numbers; pass what `draw` returned")
+            raise ValueError("glyph images need random numbers; pass those that `draw` returns")
         return draw_glyphs(self.masks[indices.to(self.masks.device)], self.side, draws)
 
 
 def load_glyphs(name: str = "glyphs") -> Task:
-    """ "glyphs" (the same as "glyphs-l"), "glyphs-m", "glyphs-s", or a script kept out, such as "glyphs-armenian".
+    """A glyph task: "glyphs" (the same as "glyphs-l"), "glyphs-m", "glyphs-s", "glyphs-xs", or a held-out script, such as
+    "glyphs-armenian".
 
-    Training images are drawn anew at every step. Validation and test images are drawn once, from one font each
-    that training never sees; a character that this font lacks is not in that split. "glyphs-xs", 20 characters for
-    experiments that take seconds, draws each of them several times for these splits.
+    Training images are generated anew at every step. Validation and test images are generated once, each split from its own
+    held-out font; characters missing from that font are missing from the split. "glyphs-xs" has 20 characters, for
+    experiments that take seconds, each of them several times in these two splits. Raises UserError for an unknown name.
     """
     masks, labels, fonts, chars = _masks()
     wanted = name.partition("-")[2] or "l"
@@ -196,9 +197,9 @@ def load_glyphs(name: str = "glyphs") -> Task:
         images = GlyphImages(masks[chosen], renumber[labels[chosen]])
         splits.append(_draw_once(images, seed=i) if i > 0 else images)
     names = tuple(chars[i] for i in classes)
-    mark = fingerprint(names, hashlib.sha256(masks[renumber[labels] >= 0].numpy().tobytes()).hexdigest())
+    identity = fingerprint(names, hashlib.sha256(masks[renumber[labels] >= 0].numpy().tobytes()).hexdigest())
     name = "glyphs-l" if name == "glyphs" else name
-    return Task(name, *splits, names, (SIDE, SIDE), random_crop=False, random_flip=False, fingerprint=mark)
+    return Task(name, *splits, names, (SIDE, SIDE), random_crop=False, random_flip=False, fingerprint=identity)
 
 
 def _draw_once(images: GlyphImages, seed: int) -> ArrayImages:

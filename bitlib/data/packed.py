@@ -1,4 +1,4 @@
-"""Data sets of small images, decoded once into one .npz file of the cache, because they are read again and again."""
+"""Data sets of small images, decoded once into a single .npz file in the cache, because they are read many times."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..files import UserError, atomic_path
 from .folder import class_folders, decode, list_images
 from .task import ArrayImages
 
-Listing = list[tuple[Path, int]]  # images with their labels
+Listing = list[tuple[Path, int]]  # (image, label) pairs
 
 
 def pack(path: Path, train: Listing, test: Listing, class_names: list[str], side: int) -> None:
-    """Decode both splits, resized to `side` x `side` where they are not, and write them atomically.
+    """Decode both splits, resize the images to `side` x `side` pixels if needed, and write them atomically.
 
-    Raises UserError that names an image that cannot be read.
+    Raises UserError, naming the file, if an image cannot be read.
     """
     arrays = {"class_names": np.array(class_names)}
     for split, listing in {"train": train, "test": test}.items():
@@ -28,7 +28,7 @@ def pack(path: Path, train: Listing, test: Listing, class_names: list[str], side
 
 
 def pack_folder(path: Path, folder: Path, side: int) -> None:
-    """The same for FOLDER/train/CLASS and FOLDER/test/CLASS. Raises UserError where that is not what the folder holds."""
+    """Pack the images in FOLDER/train/CLASS and FOLDER/test/CLASS. Raises UserError if the folder has another layout."""
     names = [p.name for p in class_folders(folder / "train")] if (folder / "train").is_dir() else []
     listings = []
     for split in ("train", "test"):
@@ -40,10 +40,10 @@ def pack_folder(path: Path, folder: Path, side: int) -> None:
 
 
 def load_packed(path: Path) -> tuple[ArrayImages, ArrayImages, tuple[str, ...]]:
-    """(train, test, class names) of such a file. Raises UserError where it is damaged."""
+    """(train, test, class names) from a file written by `pack`. Raises UserError if it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             parts = [[torch.from_numpy(file[f"{s}_{kind}"]) for kind in ("images", "labels")] for s in ("train", "test")]
             return *(ArrayImages(*part) for part in parts), tuple(str(name) for name in file["class_names"])
-    except Exception as error:  # a damaged archive fails in zipfile, zlib or NumPy, each in its own way
-        raise UserError(f"{path} is damaged ({type(error).__name__}); delete it, and it will be made again") from None
+    except Exception as error:  # a damaged archive can fail in zipfile, zlib or NumPy
+        raise UserError(f"{path} is damaged ({type(error).__name__}); delete it, and it will be created again") from None

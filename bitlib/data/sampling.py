@@ -1,6 +1,6 @@
-"""Which images make up a step, and the random numbers of that step, as pure functions of (seed, step).
+"""Which images make up a step, and that step's random numbers, as pure functions of (seed, step).
 
-Nothing here has a state, so a resumed run needs the number of its step and nothing else to go on exactly.
+Nothing here has state, so a resumed run needs only its step number to continue exactly.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from torch import Tensor
 
 
 def generator_for(*key: int | str) -> torch.Generator:
-    """A CPU generator that depends on `key` alone, for example generator_for(seed, "augment", step)."""
-    # PyTorch's CPU generator uses 32 bits of a seed, so mix before cutting down to 32.
+    """A CPU generator that depends only on `key`, for example generator_for(seed, "batch", step)."""
+    # PyTorch's CPU generator uses only 32 bits of a seed, so hash before truncating.
     digest = hashlib.blake2b(repr(key).encode(), digest_size=4).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 class BatchOrder:
-    """Indices of each step's batch: epoch after epoch, each a fresh permutation of all `size` examples.
+    """Indices of each step's batch: epoch after epoch, each a new random permutation of all `size` examples.
 
-    A batch may span the end of an epoch (of several, where it is larger than the data), so every batch is full and
-    every example is seen equally often, up to one.
+    A batch may cross the end of an epoch (or several, if it is larger than the data), so every batch is full, and the numbers
+    of times that examples are seen differ by one at most. Raises ValueError for no examples.
     """
 
     def __init__(self, size: int, batch_size: int, seed: int):

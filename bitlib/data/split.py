@@ -1,4 +1,4 @@
-"""Which split an image belongs to: its content decides, so that it stays there when other images come or go."""
+"""Which split an image belongs to. Its content decides, so it stays there when other images are added or removed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..files import UserError
 
 
 def digest(path: Path) -> str:
-    """Hash of the file's bytes: 16 hex digits. Raises UserError where it cannot be read."""
+    """Hash of a file's bytes: 16 hex digits. Raises UserError if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=8)).hexdigest()
@@ -30,24 +30,24 @@ def position(content: str) -> float:
 
 
 def own_contents(digests: list[str], labels: Tensor) -> dict[int, list[str]]:
-    """{label: the different contents that stand under no other label, in the order of their positions}."""
+    """{label: digests that occur under this label only, without duplicates, in order of position}."""
     labels_of = defaultdict(set)
     for content, label in zip(digests, labels.tolist()):
         labels_of[content].add(label)
     own = {label: [] for label in labels.unique().tolist()}
-    for content in sorted(labels_of):  # all are as long, so this is the order of their positions
+    for content in sorted(labels_of):  # all have the same length, so this is the order of positions
         if len(labels_of[content]) == 1:
             own[min(labels_of[content])].append(content)
     return own
 
 
 def place(digests: list[str], labels: Tensor, shares: tuple[float, ...]) -> tuple[Tensor, ...]:
-    """Indices of one part for each share, and of the rest, each in ascending order.
+    """Split images by content: indices of one part per share, and of the rest, each in ascending order.
 
-    A content belongs to the part in whose interval its position lies, whatever else there is; identical files are never
-    parted. The one exception: every class has at least one content of its own in every part and in the rest, where chance
-    leaves one empty the nearest position fills it, and there a later addition can move an image. Each class needs
-    len(shares) + 1 different contents of its own (`own_contents`).
+    Each part takes an interval of positions, and an image goes to the part in whose interval its content falls, whatever the
+    other images are; identical files always stay together. There is one exception: no class may be missing from a part or
+    from the rest. If chance leaves one empty, the image with the nearest position fills it, and images added later can then
+    move it. Each class needs len(shares) + 1 different images that are in no other class (`own_contents`).
     """
     edges = list(accumulate(shares))
     part_of = {content: sum(position(content) >= edge for edge in edges) for content in set(digests)}

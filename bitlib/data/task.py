@@ -1,4 +1,4 @@
-"""What a task is: three splits of images with labels, class names and a fingerprint; few-shot subsets of it."""
+"""What a task is: three splits of labelled images, class names and a fingerprint; and few-shot subsets of it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .augment import resize
 
 
 class Images(Protocol):
-    """Where the images of a split come from.
+    """The interface of a split: labelled images from memory, from files, or generated.
 
-    labels: int64 [N], on the CPU. resident: whether all pixels are in memory, so that taking some of them costs nothing.
+    labels: int64 [N], on the CPU. resident: whether `batch` needs no decoding.
     """
 
     labels: Tensor
@@ -29,18 +29,18 @@ class Images(Protocol):
         ...
 
     def prepare(self, side: int, device: torch.device | str) -> Images:
-        """Do the work that need not be done at every step: check, decode, resize to `side` x `side`, move to `device`.
+        """Do the work that need not be repeated at every step: check, decode, resize to `side` x `side`, move to `device`.
 
-        Raises UserError where an image cannot be read.
+        Raises UserError if an image cannot be read.
         """
         ...
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor | None:
-        """The random numbers behind `count` images, one row each, for sources that draw their images; else None."""
+        """Random numbers for `count` images, one row each, if the images are generated; else None."""
         ...
 
     def batch(self, indices: Tensor, draws: Tensor | None = None) -> Tensor:
-        """uint8 [B, 3, side, side] after `prepare`; draws: the rows of `draw` that belong to these images."""
+        """Images uint8 [B, 3, side, side], after `prepare`. draws: the rows of `draw` for these images."""
         ...
 
 
@@ -69,7 +69,7 @@ class ArrayImages:
         return self.images[indices.to(self.images.device)]
 
     def digest(self) -> str:
-        """Hash of every pixel and label."""
+        """Hash of all pixels and labels."""
         h = hashlib.sha256(self.labels.numpy().tobytes())
         h.update(self.images.contiguous().numpy().tobytes())
         return h.hexdigest()
@@ -79,9 +79,9 @@ class ArrayImages:
 class Task:
     """A classification task.
 
-    train, val, test: images with labels. class_names: one per label. image_size: usual (height, width) of the
-    original images in pixels; the HyperRule asks for it. random_crop, random_flip: whether labels survive them.
-    fingerprint: changes whenever a image, a label, a class name or a split changes.
+    train, val, test: images with labels. class_names: one per label. image_size: typical (height, width) of the
+    original images in pixels, for the HyperRule. random_crop, random_flip: whether the labels survive these augmentations.
+    fingerprint: changes whenever an image, a label, a class name or a split changes.
     """
 
     name: str
@@ -99,10 +99,10 @@ class Task:
         return len(self.class_names)
 
     def few_shot(self, shots: int, seed: int = 0) -> Task:
-        """The same task with `shots` training images of every class, drawn by `seed`; val and test as they were.
+        """The same task with only `shots` training images per class, chosen at random by `seed`; val and test do not change.
 
-        The paper takes five such draws of a task (section 4.1); use seeds 0 to 4. Raises UserError where a class
-        has fewer images than that.
+        The paper uses five such subsets per task (section 4.1): take seeds 0 to 4. Raises UserError if a class has fewer
+        images, or for `shots` below 1.
         """
         if shots < 1:
             raise UserError(f"shots is {shots}; it must be 1 or more")
@@ -111,12 +111,12 @@ class Task:
                 wrong = f"{self.name}: class {name!r} has {count} training images, fewer than the {shots} shots asked for"
                 raise UserError(f"{wrong}; ask for {count} at most")
         indices = few_shot_indices(self.train.labels, shots, seed)
-        mark = fingerprint(self.fingerprint, shots, seed, indices.tolist())
-        return replace(self, train=self.train.subset(indices), fingerprint=mark)
+        identity = fingerprint(self.fingerprint, shots, seed, indices.tolist())
+        return replace(self, train=self.train.subset(indices), fingerprint=identity)
 
 
 def few_shot_indices(labels: Tensor, shots: int, seed: int) -> Tensor:
-    """Indices of `shots` examples of every class (fewer where a class has fewer), drawn by `seed`, class after class."""
+    """Indices of `shots` examples per class (all of a class that has fewer), chosen by `seed` and ordered by class."""
     generator, chosen = torch.Generator().manual_seed(seed), []
     for label in labels.unique():
         members = (labels == label).nonzero()[:, 0]
@@ -125,14 +125,14 @@ def few_shot_indices(labels: Tensor, shots: int, seed: int) -> Tensor:
 
 
 def fingerprint(*parts) -> str:
-    """A short hash of anything that prints the same every time."""
+    """A short hash, 16 hex digits, of any objects whose `repr` is always the same."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def split_indices(labels: Tensor, fractions: tuple[float, float], seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Stratified train, val and test indices. fractions: share of every class that goes to val and to test.
+    """Random train, val and test indices, stratified by class. fractions: share of every class for val and for test.
 
-    Every class keeps at least one image in each of the three, which takes three of them or more.
+    Validation and test get at least one image of every class, so a class needs three or more images.
     """
     generator = torch.Generator().manual_seed(seed)
     train, val, test = [], [], []

@@ -1,7 +1,7 @@
-"""Tiles: small squares of three photographs; the class is the part of the photograph that a square was cut from.
+"""Tiles: small squares cut from three photographs; the class is the part of the photograph that a square comes from.
 
-The course's task that looks like nothing upstream: colour, texture and no strokes. The photographs ship with
-scikit-learn (a temple, a flower) and matplotlib (a portrait), so it needs no network. Squares do not overlap.
+A task that looks like nothing upstream: colour and texture, but no strokes. The photographs ship with scikit-learn (a
+temple, a flower) and matplotlib (a portrait), so nothing is downloaded. The squares do not overlap.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PARTS = ("top left", "top right", "bottom left", "bottom right")
 
 
 def load_tiles() -> Task:
-    """12 classes: four quarters of each of three photographs; about 100 squares of 24x24 pixels per class."""
+    """12 classes, the four quarters of each of three photographs, with about 100 squares of 24x24 pixels per class."""
     import matplotlib.cbook
     from PIL import Image
     from sklearn.datasets import load_sample_image
@@ -28,7 +28,7 @@ def load_tiles() -> Task:
         photographs["portrait"] = np.asarray(Image.open(file).convert("RGB"))
     tiles, labels, names = [], [], []
     for name, pixels in photographs.items():
-        # An even number of rows and columns, so that no square lies on the border of two quarters.
+        # An even number of rows and columns, so that no square crosses the border between two quarters.
         rows, columns = (n // (2 * SIDE) * 2 for n in pixels.shape[:2])
         squares = torch.from_numpy(pixels[: rows * SIDE, : columns * SIDE].copy()).unflatten(0, (rows, SIDE))
         squares = squares.unflatten(2, (columns, SIDE)).permute(0, 2, 4, 1, 3).flatten(0, 1)
@@ -40,5 +40,5 @@ def load_tiles() -> Task:
     images, labels = torch.cat(tiles), torch.cat(labels)
     parts = split_indices(labels, (0.15, 0.35))
     splits = [ArrayImages(images[i], labels[i]) for i in parts]
-    mark = fingerprint(names, hashlib.sha256(images.numpy().tobytes()).hexdigest(), [p.tolist() for p in parts])
-    return Task("tiles", *splits, class_names=tuple(names), image_size=(SIDE, SIDE), fingerprint=mark)
+    identity = fingerprint(names, hashlib.sha256(images.numpy().tobytes()).hexdigest(), [p.tolist() for p in parts])
+    return Task("tiles", *splits, class_names=tuple(names), image_size=(SIDE, SIDE), fingerprint=identity)

@@ -1,7 +1,7 @@
 """Tiny-ImageNet: 200 classes of small photographs, the course's upstream data for natural images.
 
 100,000 training images of 64x64 pixels in the official layout (`train/WNID/images`, `val/val_annotations.txt`). Three
-nested sizes play the part of BiT-S, -M and -L. The official validation images are the test split here, because the
+nested sizes play the roles of BiT-S, -M and -L. The official validation images serve as the test split, because the
 labels of the official test images were never published.
 """
 
@@ -23,14 +23,15 @@ URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 SIDE = 64
 VAL_PER_CLASS = 10  # set aside from the training images
-SHARES = {"s": 0.05, "m": 0.3, "l": 1.0}  # of the other training images of every class
+SHARES = {"s": 0.05, "m": 0.3, "l": 1.0}  # of the remaining training images of every class
 
 
 def load_tiny_imagenet(name: str = "tiny-imagenet") -> Task:
     """ "tiny-imagenet" (the same as "tiny-imagenet-l"), "tiny-imagenet-m" or "tiny-imagenet-s".
 
-    Of the 500 training images of a class, 10 are the validation split; the others, or the first 30 % or 5 % of them in
-    one fixed order, are the training split. Reads the folder `data` of the cache; see `prepare_tiny_imagenet`.
+    Of the 500 training images per class, 10 are set aside for validation. The training split consists of the others ("l"), or
+    of the first 30 % ("m") or 5 % ("s") of them in a fixed random order. Reads the `data` folder of the cache, and raises
+    UserError if the images cannot be prepared; see `prepare_tiny_imagenet`.
     """
     everything, test, names = load_packed(prepare_tiny_imagenet())
     share = SHARES[name.removeprefix("tiny-imagenet").removeprefix("-") or "l"]
@@ -42,22 +43,22 @@ def load_tiny_imagenet(name: str = "tiny-imagenet") -> Task:
         val.append(members[:held])
         train.append(members[held:][: max(1, round(share * (len(members) - held)))])
     splits = [everything.subset(torch.cat(part).sort().values) for part in (train, val)]
-    mark = fingerprint("tiny-imagenet", names, *(s.digest() for s in (*splits, test)))
-    return Task(name, *splits, test, names, (SIDE, SIDE), fingerprint=mark)
+    identity = fingerprint("tiny-imagenet", names, *(s.digest() for s in (*splits, test)))
+    return Task(name, *splits, test, names, (SIDE, SIDE), fingerprint=identity)
 
 
 def prepare_tiny_imagenet(folder: Path | None = None) -> Path:
-    """Decode all images into one file of the cache, unless it is there; returns its path.
+    """Decode all images into one file in the cache, unless it is already there; returns its path.
 
-    folder: an existing `tiny-imagenet-200`; None looks for one in `data` of the cache, then for the official archive
-    there, and downloads that if need be. Raises UserError where a part is missing or damaged.
+    folder: an existing `tiny-imagenet-200`; None looks in the `data` folder of the cache for one, then for the official
+    archive, and downloads that if needed. Raises UserError if anything is missing or damaged.
     """
     home = cache_dir() / "data"
     packed = home / "tiny-imagenet.npz"
     if packed.exists():
         return packed
     with one_at_a_time("tiny-imagenet"):
-        if not packed.exists():  # the other process was faster
+        if not packed.exists():  # another process was faster
             if folder is None and (home / "tiny-imagenet-200").is_dir():
                 folder = home / "tiny-imagenet-200"
             if folder is None:
@@ -67,13 +68,13 @@ def prepare_tiny_imagenet(folder: Path | None = None) -> Path:
 
 
 def _unpack(archive: Path) -> Path:
-    """The official archive, verified and extracted beside itself."""
+    """Verify the official archive and extract it next to itself; returns the folder."""
     with open(archive, "rb") as file:
         found = hashlib.file_digest(file, "md5").hexdigest()
     if found != MD5:
-        raise UserError(f"{archive} has the MD5 {found}, the official archive has {MD5}; delete it and get it again")
+        raise UserError(f"{archive} has the MD5 {found}, the official archive has {MD5}; delete it and download it again")
     with zipfile.ZipFile(archive) as file:
-        # test/ has no labels. Extraction refuses paths that lead out of the folder.
+        # test/ has no labels. Extraction refuses paths outside the folder.
         wanted = [n for n in file.namelist() if not n.startswith("tiny-imagenet-200/test/")]
         file.extractall(archive.parent, tqdm(wanted, "unpacking", leave=False, mininterval=1))
     return archive.parent / "tiny-imagenet-200"
@@ -97,6 +98,6 @@ def _listing(root: Path) -> tuple[Listing, Listing, list[str]]:
     for wnid in ids:
         found = sorted((root / "train" / wnid / "images").glob("*.JPEG"))
         if not found:
-            raise UserError(f"{root / 'train' / wnid / 'images'} holds no images; get Tiny-ImageNet again")
+            raise UserError(f"{root / 'train' / wnid / 'images'} holds no images; download Tiny-ImageNet again")
         train += [(image, label_of[wnid]) for image in found]
     return train, test, [words.get(wnid, wnid).split(",")[0].strip() for wnid in ids]

@@ -1,7 +1,7 @@
-"""The data sets of the paper's benchmark that torchvision knows: CIFAR-10/100, Flowers-102, Oxford-IIIT Pet.
+"""The data sets of the paper's benchmark that torchvision provides: CIFAR-10/100, Flowers-102, Oxford-IIIT Pet.
 
-torchvision downloads and verifies them (MD5 of every archive). Test splits are the published ones; where a set comes
-without a validation split, a sixth of its training images is set aside.
+torchvision downloads and verifies them (MD5 of every archive). Test splits are the published ones; for data sets without a
+validation split, a sixth of the training images is set aside.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ VAL_FRACTION = 1 / 6
 
 
 def _fetch(make: Callable, what: str, root: Path, **kwargs):
-    """A torchvision data set, downloaded if need be by one process at a time; UserError with what to put where on failure."""
+    """A torchvision data set, downloaded if needed, by one process at a time. On failure, UserError says what to put where."""
     try:
-        # Looked for under the lock as well: torchvision takes what another process has half unpacked for the whole.
+        # Look for it under the lock too: torchvision takes an archive half unpacked by another process for complete.
         with one_at_a_time(make.__name__):
             try:
                 return make(root, download=False, **kwargs)
-            except RuntimeError:  # not there, or not whole
+            except RuntimeError:  # missing or incomplete
                 root.mkdir(parents=True, exist_ok=True)
                 return make(root, download=True, **kwargs)
     except (OSError, RuntimeError) as error:
@@ -38,8 +38,10 @@ def _fetch(make: Callable, what: str, root: Path, **kwargs):
 
 
 def _without_val(train: Images) -> tuple[Images, Images]:
-    kept, held, rest = split_indices(train.labels, (VAL_FRACTION, 0.0))
-    return train.subset(torch.cat([kept, rest]).sort().values), train.subset(held)
+    """(train, val), with a sixth of the images set aside for val."""
+    train_part, val_part, test_part = split_indices(train.labels, (VAL_FRACTION, 0.0))
+    # `split_indices` puts at least one image of every class into test; there is a published test split, so they go back.
+    return train.subset(torch.cat([train_part, test_part]).sort().values), train.subset(val_part)
 
 
 def _cifar(name: str, root: Path) -> Task:
@@ -54,14 +56,14 @@ def _cifar(name: str, root: Path) -> Task:
         train, test = (ArrayImages(x, torch.tensor(p.targets)) for x, p in zip(pixels, parts))
         names = tuple(parts[0].classes)
     train, val = _without_val(train)
-    mark = fingerprint(name, names, *(s.digest() for s in (train, val, test)))
-    return Task(name, train, val, test, names, (32, 32), fingerprint=mark)
+    identity = fingerprint(name, names, *(s.digest() for s in (train, val, test)))
+    return Task(name, train, val, test, names, (32, 32), fingerprint=identity)
 
 
 def prepare_cifar(name: str, folder: Path | None = None) -> None:
-    """Have "cifar10" or "cifar100" ready in the cache: from torchvision, or from a folder of train/CLASS and test/CLASS.
+    """Put "cifar10" or "cifar100" into the cache: from torchvision, or from a folder with train/CLASS and test/CLASS.
 
-    Raises UserError where that fails, or the folder holds another number of classes.
+    Raises UserError if that fails, or if the folder has a different number of classes.
     """
     root = cache_dir() / "data"
     if folder is not None:
@@ -108,5 +110,5 @@ VISION_TASKS |= {"flowers102": _flowers, "pets": _pets, "cats-vs-dogs": _pets}
 
 
 def load_vision(name: str) -> Task:
-    """One of VISION_TASKS, from the folder `data` of the cache (BITLIB_HOME). Raises UserError where it cannot be had."""
+    """One of VISION_TASKS, from the `data` folder of the cache. Raises UserError if it can neither be found nor downloaded."""
     return VISION_TASKS[name](name, cache_dir() / "data")

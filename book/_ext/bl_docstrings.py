@@ -1,6 +1,6 @@
-"""bitlib's docstrings are plain text in which `backquotes` mark code; here they become reStructuredText for the API page.
+"""Turn bitlib's docstrings, plain text with code in `backquotes`, into reStructuredText for the API page.
 
-After the first paragraph, lines that begin "name: meaning" become a list. Every other character stands for itself, so
+After the first paragraph, lines that begin with "name: meaning" become a list. Every other character is taken literally, so
 no docstring can break the build: not *args, not |error|, not a trailing_.
 """
 
@@ -17,7 +17,7 @@ def inline(text: str) -> str:
 
 
 def to_rst(docstring: list[str]) -> list[str]:
-    """The reStructuredText of a docstring whose common indentation is already gone."""
+    """reStructuredText for a docstring without its common indentation."""
     result, first, listing, ended = [], True, False, True
     for line in map(str.strip, docstring):
         if not line:
@@ -26,7 +26,7 @@ def to_rst(docstring: list[str]) -> list[str]:
         elif not first and ended and (field := FIELD.match(line)):
             result += [""] * (not listing) + [f"- ``{field[1]}``{inline(line[field.end(1) :])}"]
             listing = True
-        elif listing and ended and line[0].isupper():  # a sentence of its own after the list
+        elif listing and ended and line[0].isupper():  # a new sentence after the list
             listing = False
             result += ["", inline(line)]
         else:

@@ -1,7 +1,7 @@
-"""Interactive figures on the website: their modules and the runtime in one script, and a directive for Markdown pages.
+"""Interactive figures on the website: one script with their modules and the runtime, and a directive for Markdown pages.
 
 ```{explorable} Softmax``` shows bitlib.course.explore.Softmax.example(); with `:results: NAME...` the figure is made from
-results/NAME.json; a name may hold a star. A classic script and not a module, because browsers load no modules from file://.
+results/NAME.json, where NAME may contain a *. It is a classic script because browsers load no modules from file://.
 """
 
 import json
@@ -15,11 +15,11 @@ from bitlib.course import palette
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SOURCES = ROOT / "bitlib" / "course" / "explorables"
-MADE = ROOT / "_build" / "made"  # files for the website that are made, not kept
+MADE = ROOT / "_build" / "made"  # generated files for the website, not under version control
 
 
 def write_script(app):
-    """_static/explorables.js: every module as text, with what they share in front, and the runtime that mounts them."""
+    """Write explorables.js (the shared kit and all modules as text, and the runtime that mounts them) and the style sheets."""
     kit = (SOURCES / "kit.mjs").read_text("utf8")
     modules = {p.stem: p.read_text("utf8") for p in sorted(SOURCES.glob("*.mjs")) if p.stem != "kit"}
     runtime = (Path(__file__).parent / "explorables_runtime.js").read_text("utf8")
@@ -33,7 +33,7 @@ def write_script(app):
 
 
 class Explorable(SphinxDirective):
-    """The content is the caption."""
+    """A figure; the content is its caption."""
 
     required_arguments = 1
     has_content = True
@@ -46,14 +46,14 @@ class Explorable(SphinxDirective):
         if names := self.options.get("results", "").split():
             found = [sorted((ROOT / "results").glob(f"{name}.json")) for name in names]
             if not all(found):
-                raise self.error(f"no results by one of these names: {' '.join(names)}")
+                raise self.error(f"at least one of these names has no results: {' '.join(names)}")
             paths = [path for some in found for path in some]
             for path in paths:
                 self.env.note_dependency(str(path))
             figure = kind.of(*(json.loads(path.read_text("utf8")) for path in paths))
         else:
             figure = kind.example()
-        # Sphinx copies scripts only when it has a page to write.
+        # Sphinx copies scripts only if it has a page to write.
         for source in (
             *SOURCES.iterdir(),
             *Path(explore.__file__).parent.glob("*.py"),
@@ -66,7 +66,7 @@ class Explorable(SphinxDirective):
 
 
 def add_script(app, pagename, templatename, context, doctree):
-    """Only pages that hold a figure load the script."""
+    """Load the script on pages with a figure only."""
     if 'class="bl-explorable"' in context.get("body", ""):
         app.add_js_file("explorables.js", defer="defer")
         app.add_css_file("explorables.css")

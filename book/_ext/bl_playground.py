@@ -1,6 +1,6 @@
-"""The page on which a reader trains a head in the browser: the network as ONNX, the digits, and the page's own parts.
+"""The page on which readers train a head in the browser: the network as ONNX, the digits, and the page's HTML.
 
-What is made goes to _build/made/playground; network and digits are made again when the weights or the exporter change.
+Generated files go to _build/made/playground; network and digits are regenerated when the weights or the exporter change.
 """
 
 import base64
@@ -19,7 +19,7 @@ KIT = ROOT / "bitlib" / "course" / "explorables" / "kit.mjs"  # the page's modul
 
 
 def made_from() -> str:
-    """A mark that changes with the weights, the exporter and the digits' results."""
+    """A hash that changes with the weights, the exporter and the results on digits."""
     parts = [
         ROOT / "bitlib" / "pretrained" / f"{MODEL}.safetensors",
         ROOT / "bitlib" / "export.py",
@@ -46,7 +46,7 @@ def make(app):
         name: {"images": base64.b64encode(split.images[:, 0].numpy().tobytes()).decode(), "labels": split.labels.tolist()}
         for name, split in (("train", task.train), ("test", task.test))
     }
-    # The first k of a class are the k-shot draw of that seed, for every k.
+    # For every k, the first k of a class are the k-shot subset of that seed.
     orders = [few_shot_indices(task.train.labels, 25, seed).view(10, 25).tolist() for seed in range(5)]
     results = json.loads((ROOT / "results" / "digits.json").read_text("utf8"))
     content = {**splits, "orders": orders, "curve": {"accuracy": results["linear_probe"]}}
@@ -56,7 +56,8 @@ def make(app):
 
 class Playground(SphinxDirective):
     def run(self):
-        for source in (PARTS, KIT, *(ROOT / "book" / "static" / "playground").iterdir()):  # copied only with a written page
+        # Sphinx copies them only if it writes the page.
+        for source in (PARTS, KIT, *(ROOT / "book" / "static" / "playground").iterdir()):
             self.env.note_dependency(str(source))
         return [nodes.raw("", PARTS.read_text("utf8"), format="html")]
 

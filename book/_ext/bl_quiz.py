@@ -4,7 +4,7 @@
     - [ ] To save memory. :: A zero takes as much memory as any other number.
     - [x] So that the first gradients depend on the features alone. :: Right. ...
     ```
-The same HTML as in the notebooks (`bitlib.course.show`), which needs no script.
+It produces the same HTML as in the notebooks (`bitlib.course.show`), which needs no script.
 """
 
 from docutils import nodes

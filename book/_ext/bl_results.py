@@ -1,7 +1,7 @@
-"""Numbers and figures on pages, read from results/*.json so that none is typed by hand.
+"""Numbers and figures on pages, read from results/*.json so that none are typed by hand.
 
-{result}`quickstart finetune 5` writes the mean and standard deviation of a cell; ```{few-shot-figure} quickstart``` draws
-all of them, as the notebooks do.
+{result}`digits finetune 5` writes the mean and standard deviation of a cell; ```{few-shot-figure} digits``` draws all
+cells, as the notebooks do.
 """
 
 import json
@@ -30,9 +30,9 @@ def summary(values):
 
 
 def result(name, rawtext, text, lineno, inliner, options=None, content=None):
-    """The value named by words: file, then keys, or places in a list. A list of accuracies becomes "mean ± deviation %".
+    """The value at a path of words: the file, then keys or list indices. A list of accuracies becomes "mean ± deviation %".
 
-    With a % in front, a number from 0 to 1 is written in per cent.
+    With a leading %, a number from 0 to 1 is written in per cent.
     """
     percent = text.startswith("%")
     file, *keys = text.removeprefix("%").split()
@@ -49,7 +49,7 @@ def result(name, rawtext, text, lineno, inliner, options=None, content=None):
 
 
 class FewShotFigure(SphinxDirective):
-    """Accuracy against shots (or the file's "axis") for every method of results/NAME.json; the content is the caption."""
+    """Accuracy against shots (or the file's "axis") for all methods in results/NAME.json; the content is the caption."""
 
     required_arguments = 1
     has_content = True
@@ -64,7 +64,7 @@ class FewShotFigure(SphinxDirective):
 
 
 def spoken(data):
-    """The figure in words, for those who cannot see it."""
+    """The figure in words, for readers who cannot see it."""
     lines = (
         f"{label}: " + ", ".join(f"{summary(data[key][str(s)])[0]:.0f} at {s}" for s in data["shots"])
         for key, label in data["methods"].items()
@@ -73,7 +73,7 @@ def spoken(data):
 
 
 class ResultTable(SphinxDirective):
-    """All cells of results/NAME.json: methods down, shots (or what "column" says) across."""
+    """All cells of results/NAME.json: a row per method, a column per number of shots (titles: the file's "column")."""
 
     required_arguments = 1
 
@@ -97,7 +97,7 @@ class ResultTable(SphinxDirective):
 
 
 class BenchTable(SphinxDirective):
-    """All cases of results/NAME.json, as benchmarks/speed.py wrote it: a table each, with its ratios."""
+    """A table with ratios for each case in results/NAME.json, as written by benchmarks/speed.py."""
 
     required_arguments = 1
 
@@ -109,7 +109,7 @@ BENCH_RIVALS = {"timm": "timm BiT", "batch norm": "torchvision"}
 
 
 def bench_rows(case):
-    """The rows of a case. In older files a contestant has one memory format and only the median of its speed."""
+    """The rows of a case. Older files have a single memory format per contestant, and only its median speed."""
     for row in case["rows"]:
         if "speeds" not in row:
             speeds = row["seconds"] and [row["images_per_second"]]
@@ -118,7 +118,7 @@ def bench_rows(case):
 
 
 def bench_case(case):
-    """Heading and table of one case: a line for each contestant, its speed in each memory format, ratios of the faster ones."""
+    """Heading and table of a case: for each contestant its speed in each memory format, and ratios of the faster formats."""
     rows = bench_rows(case)
     best, layouts = best_rows(rows), list(dict.fromkeys(row["layout"] for row in rows))
     found = {
@@ -165,7 +165,7 @@ def bench_case(case):
 
 
 class GpuResults(SphinxDirective):
-    """What `make gpu` wrote into results/NAME: a line for each check, then the tables of speeds; or that there is nothing."""
+    """The results of `make gpu` in results/NAME: a line per check, then the speed tables; a note if there are none."""
 
     required_arguments = 1
 
@@ -174,7 +174,7 @@ class GpuResults(SphinxDirective):
         self.env.note_dependency(str(folder))
         records = [load(self.env, f"{self.arguments[0]}/{path.stem}") for path in sorted(folder.glob("*.json"))]
         if not records:
-            return [nodes.paragraph("", "Not yet measured: no GPU was at hand.")]
+            return [nodes.paragraph("", "Not yet measured: no GPU was available.")]
         where = dict.fromkeys(f"{r['device']}, PyTorch {r['torch']}, commit {r['commit']}" for r in records)
         items = nodes.bullet_list()
         for r in records:
@@ -185,7 +185,7 @@ class GpuResults(SphinxDirective):
 
 
 class BenchParts(SphinxDirective):
-    """The parts of a run that results/NAME.json times alone."""
+    """The parts of a run that results/NAME.json times separately."""
 
     required_arguments = 1
 

@@ -1,7 +1,7 @@
-"""Every page forbids its browser to ask any other host, loads little, and knows the repository's address of _config.yml.
+"""Keep pages self-contained and light: no requests to other hosts, lazy images, and the repository's address from _config.yml.
 
-Notebooks are written to be read anywhere: links among them hold the website's full address, a badge and plots are images. On
-the website the links become its own, the badge is drawn here, and plots lie open in the page, so that they follow its colours.
+Notebooks must be readable anywhere, so their links hold the website's full address, and badge and plots are images. On the
+website the links become relative, the badge is drawn with CSS, and plots are inlined so that they follow the page's colours.
 """
 
 import base64
@@ -25,7 +25,7 @@ POLICY = "; ".join(
     ]
 )
 
-# One icon of Font Awesome's script: its name, width and height, further names, character, outline.
+# An icon in Font Awesome's script: name, width and height, other names, character, outline.
 ICON = re.compile(r'(?:"([\w-]+)"|(\w+)):\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]+",(?:"[^"]*"|\[[^\]]*\])\],?')
 
 
@@ -35,7 +35,7 @@ def add_policy(app, pagename, templatename, context, doctree):
 
 
 def load_pictures_late(app, pagename, templatename, context, doctree):
-    """Pictures are fetched when they come near the view: a long chapter opens at once on a phone."""
+    """Load images only when they come near the viewport, so that a long chapter opens at once on a phone."""
     if "body" in context:
         context["body"] = re.sub(r"<img (?![^>]*loading=)", '<img loading="lazy" ', context["body"])
 
@@ -47,7 +47,7 @@ PLOT = re.compile(
 
 
 def open_plots(app, pagename, templatename, context, doctree):
-    """Plots arrive as images with colours of their own; open in the page, they take the page's."""
+    """Inline plots, which arrive as images with fixed colours, so that they take the page's colours."""
 
     def drawing(encoded: str, kind: str) -> str:
         svg = base64.b64decode(encoded).decode()
@@ -63,13 +63,13 @@ def open_plots(app, pagename, templatename, context, doctree):
 
 
 def site_address(repository: str) -> str:
-    """Where GitHub Pages shows the website of a repository."""
+    """The address of a repository's website on GitHub Pages."""
     owner, name = repository.rstrip("/").split("/")[-2:]
     return f"https://{owner}.github.io/{name}/"
 
 
 def link_here(app, doctree, docname):
-    """A link to the website's own address becomes a link within it. Warns where there is no such page."""
+    """Make links to the website's own address relative. Warns if there is no such page."""
     address = site_address(app.config.html_theme_options["repository_url"])
     for link in doctree.findall(nodes.reference):
         if link.get("refuri", "").startswith(address):
@@ -83,14 +83,14 @@ def link_here(app, doctree, docname):
 
 
 def draw_badge(app, doctree):
-    """The badge "Open in Colab" is an image of another host; here it is drawn by the style sheet."""
+    """Replace the badge "Open in Colab", an image on another host, with text that the style sheet draws as a badge."""
     for image in list(doctree.findall(nodes.image)):
         if image["uri"].endswith("/colab-badge.svg"):
             image.replace_self(nodes.inline("", "Open in Colab", classes=["bl-badge"]))
 
 
 def keep_icons_in_use(app, exception):
-    """Font Awesome's two thousand icons weigh more than all the rest of a page, and the site shows some fifteen."""
+    """Remove unused icons: Font Awesome's two thousand weigh more than the rest of a page, and the site shows some fifteen."""
     static = Path(app.outdir) / "_static"
     library = static / "scripts" / "fontawesome.js"
     if exception or not library.exists():
@@ -106,7 +106,7 @@ def keep_icons_in_use(app, exception):
 
 
 class InstallCommand(SphinxDirective):
-    """The pip command that installs bitlib, with the repository's address of _config.yml."""
+    """The pip command that installs bitlib, with the repository's address from _config.yml."""
 
     def run(self):
         url = self.config.html_theme_options["repository_url"]

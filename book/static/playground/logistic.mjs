@@ -1,15 +1,15 @@
 // Multinomial logistic regression on standardised features: the head that bitlib.linear_probe fits, and scikit-learn's
 // LogisticRegression(C=1): sum of cross-entropies + half the squared length of the weights, biases free.
 //
-// There are few examples and many features, so weights are kept as combinations of the examples, W = Z'A. Then only the
-// table K = Z Z' of inner products is needed. Minimised by L-BFGS (Nocedal 1980) with the inner product of the weights.
+// There are few examples and many features, so the weights are stored as combinations of the examples, W = Z'A. That way only
+// the table K = Z Z' of inner products is needed. Minimised by L-BFGS (Nocedal 1980) with the inner product of the weights.
 
 import { softmax } from "./kit.mjs";
 
 const MEMORY = 10, ITERATIONS = 500, TOLERANCE = 1e-4;
 
-// features: Float32Array [n * d]; labels: n numbers below `classes`, each class at least once.
-// Returns a function from features [m * d] to probabilities, an array of m arrays.
+// features: Float32Array [n * d]; labels: n numbers below `classes`, in which every class occurs.
+// Returns a function that maps features [m * d] to probabilities, an array of m arrays.
 export function fit(features, labels, classes) {
   const n = labels.length, d = features.length / n;
   const { z, mean, scale } = standardize(features, n, d);
@@ -17,7 +17,7 @@ export function fit(features, labels, classes) {
   const onehot = new Float64Array(n * classes);
   labels.forEach((y, i) => { onehot[i * classes + y] = 1; });
 
-  // A point is [A, b] in one array; its image under K has 0 for b, where the inner product is the plain one.
+  // A point is [A, b] in one array. `image` multiplies A by K and leaves b as it is, where the inner product is the usual one.
   const size = n * classes + classes;
   const image = (v) => {
     const out = new Float64Array(size);
@@ -33,7 +33,7 @@ export function fit(features, labels, classes) {
   const dot = (a, b) => { let s = 0; for (let i = 0; i < size; i++) s += a[i] * b[i]; return s; };
   const add = (a, t, b) => { const out = a.slice(); for (let i = 0; i < size; i++) out[i] += t * b[i]; return out; };
 
-  // Loss and gradient at v, whose image is Kv.
+  // Loss and gradient at v, where Kv = image(v).
   const evaluate = (v, Kv) => {
     const gradient = new Float64Array(size);
     let loss = 0;
@@ -87,7 +87,7 @@ export function fit(features, labels, classes) {
     Kg = Knext;
   }
 
-  // Weights of the original features: W = Z'A / scale, and the mean goes into the bias.
+  // Weights for the original features: W = Z'A / scale, with the mean folded into the bias.
   const W = new Float64Array(classes * d), bias = Array.from(v.subarray(n * classes));
   for (let c = 0; c < classes; c++) {
     for (let i = 0; i < n; i++) {

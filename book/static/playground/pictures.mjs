@@ -1,8 +1,8 @@
-// From drawings, files and bytes to what the network sees: Uint8Array [3, 32, 32], red plane first.
+// Turns drawings, files and bytes into the network's input: Uint8Array [3, 32, 32], red plane first.
 
 export const SIDE = 32, LENGTH = 3 * SIDE * SIDE;
 
-// Bilinear enlargement of a grey square, as bitlib.data.resize does it: pixel centres, borders repeated, rounded.
+// Enlarge a grey square bilinearly, as bitlib.data.resize does: with pixel centres, repeated borders and rounding.
 export function enlarge(grey, side, to = SIDE) {
   const out = new Uint8Array(to * to);
   const at = (p) => {
@@ -20,14 +20,14 @@ export function enlarge(grey, side, to = SIDE) {
   return out;
 }
 
-// A grey picture as three equal planes.
+// A grey image as three equal planes.
 export function threefold(grey) {
   const out = new Uint8Array(LENGTH);
   for (let c = 0; c < 3; c++) out.set(grey, c * SIDE * SIDE);
   return out;
 }
 
-// Average of the picture over 8 x 8 blocks in each plane: the features of the comparison that uses no network.
+// Averages over 8 x 8 blocks in each plane: the features for the comparison without a network.
 export function blocks(pixels) {
   const out = new Float32Array(192), b = SIDE / 8;
   for (let i = 0; i < LENGTH; i++) {
@@ -37,8 +37,8 @@ export function blocks(pixels) {
   return out;
 }
 
-// The drawing on a canvas: cut to its ink, in the middle, light on dark. coarse: by way of 8 x 8 pixels, like the real digits.
-// Null where nothing is drawn.
+// The drawing on a canvas, cropped to its ink and centred, light on dark; null if nothing is drawn.
+// coarse: reduce it to 8 x 8 pixels first, like the real digits.
 export function fromDrawing(canvas, coarse) {
   const { width, height } = canvas, data = canvas.getContext("2d").getImageData(0, 0, width, height).data;
   let left = width, right = -1, top = height, bottom = -1;
@@ -62,7 +62,7 @@ export function fromDrawing(canvas, coarse) {
   return threefold(coarse ? enlarge(Array.from(blocks(threefold(grey)).subarray(0, 64)), 8) : grey);
 }
 
-// A picture file: its middle square, in colour. Throws where the browser cannot read it.
+// The central square of an image file, in colour. Throws if the browser cannot read the file.
 export async function fromFile(file) {
   const bitmap = await createImageBitmap(file), edge = Math.min(bitmap.width, bitmap.height);
   const small = document.createElement("canvas");

@@ -2,12 +2,12 @@
 import { barCell, button, decode, encode, gridline, mean, node, paint } from "./kit.mjs";
 import { LENGTH, blocks, fromDrawing, fromFile } from "./pictures.mjs";
 
-const MOST_CLASSES = 10, MOST_EXAMPLES = 100, PAUSE = 900; // milliseconds after which a drawing counts as finished
+const MOST_CLASSES = 10, MOST_EXAMPLES = 100, PAUSE = 900; // milliseconds of rest that finish a drawing
 const root = document.querySelector(".bl-playground");
 const find = (name) => root.querySelector(`[data-part="${name}"]`);
 const say = (text) => { find("status").textContent = text; };
 
-// --- the worker: ask(what, given) -> a promise of its answer ----------------------------------------------------------
+// --- the worker: ask(what, given) -> promise of its answer ------------------------------------------------------------
 const worker = new Worker(new URL("worker.mjs", import.meta.url), { type: "module" });
 const waiting = new Map();
 let asked = 0;
@@ -29,9 +29,9 @@ let classes = [], draw = 0, measured = [], curve = null, ready = false;
 const digitsOnly = () => classes.every((c) => /^[0-9]$/.test(c.name));
 
 async function addExamples(target, pictures) {
-  if (!ready) { say("One moment: the network is still loading."); return; }
+  if (!ready) { say("One moment, the network is still loading."); return; }
   const room = MOST_EXAMPLES - target.examples.length;
-  if (pictures.length > room) say(`A class holds ${MOST_EXAMPLES} examples at most; ${pictures.length - room} were left out.`);
+  if (pictures.length > room) say(`A class can hold ${MOST_EXAMPLES} examples; ${pictures.length - room} were left out.`);
   const some = pictures.slice(0, room), pixels = new Uint8Array(LENGTH * some.length);
   if (!some.length) return;
   some.forEach((p, i) => pixels.set(p, i * LENGTH));
@@ -40,7 +40,7 @@ async function addExamples(target, pictures) {
     pixels: p, features: features.slice(i * width, (i + 1) * width), coarse: blocks(p) }));
 }
 
-// --- fitting: at once, after every change; while one fit runs, only the latest change waits -----------------------------
+// --- fitting: at once after every change; while a fit is running, only the latest change waits ----------------------------
 let fitting = false, again = false;
 async function refit() {
   show();
@@ -51,7 +51,7 @@ async function refit() {
     const known = classes.filter((c) => c.examples.length);
     if (known.length < 2) {
       await ask("forget");
-      say(classes.length < 2 ? "Add a second class." : "Give at least two classes an example.");
+      say(classes.length < 2 ? "Add a second class." : "Give at least two of the classes an example.");
       find("result").textContent = "";
     } else {
       const all = known.flatMap((c, label) => c.examples.map((e) => ({ ...e, label })));
@@ -77,9 +77,9 @@ function report(test, shots, known) {
   if (!test) { find("result").textContent = ""; return; }
   const percent = (v) => (100 * v).toFixed(1) + " %";
   Object.assign(find("result").dataset, { network: test.network, pixels: test.pixels });
-  find("result").textContent = `On ${test.count} real digits that were held out: ${percent(test.network)} right; `
-    + `without the network, from pixels, ${percent(test.pixels)}.`;
-  // Only all ten classes can stand beside the published curve.
+  find("result").textContent = `On ${test.count} held-out real digits: ${percent(test.network)} right with the network, `
+    + `${percent(test.pixels)} from pixels alone.`;
+  // Only heads for all ten classes can be compared with the published curve.
   if (known === 10) measured = [...measured.filter((m) => m.shots !== shots), { shots, ...test }].slice(-40);
   plot();
 }
@@ -111,7 +111,7 @@ function guesses(known, { network, pixels }) {
 }
 
 // --- drawing ----------------------------------------------------------------------------------------------------------
-// A pad to draw on. onStroke: after every movement; onRest: after a pause.
+// A pad to draw on. onStroke: called after every movement; onRest: called after a pause.
 class Pad {
   constructor(canvas, onStroke, onRest) {
     this.canvas = canvas;
@@ -123,7 +123,7 @@ class Pad {
     };
     canvas.addEventListener("pointerdown", (event) => {
       event.preventDefault();
-      if (this.picture) this.clear(); // one does not draw on a photograph
+      if (this.picture) this.clear(); // do not draw on top of an image
       canvas.setPointerCapture(event.pointerId);
       clearTimeout(timer);
       last = place(event);
@@ -163,10 +163,10 @@ async function tryPicture(pixels) {
   await classify();
 }
 
-// Files from an input, or dropped on a place; unreadable ones are named.
+// Take files from an input, or dropped on `target`, and report those that cannot be read.
 function pictureInput(input, target, use) {
   const take = async (files) => {
-    try { if (files.length) await use([...files]); } catch { say("That file is no picture that this browser can read."); }
+    try { if (files.length) await use([...files]); } catch { say("This browser cannot read that file as an image."); }
   };
   input.addEventListener("change", () => { take(input.files); input.value = ""; });
   target.addEventListener("dragover", (event) => event.preventDefault());
@@ -187,11 +187,11 @@ function card(c) {
   const remove = button("Remove", () => { classes = classes.filter((other) => other !== c); measured = []; build(); refit(); });
   c.shelf = node("div", { class: "bl-shelf" });
   const box = node("li", {}, node("div", { class: "bl-class-head" }, name, remove), canvas,
-    node("label", { class: "bl-file" }, files, "or choose pictures"), c.shelf);
+    node("label", { class: "bl-file" }, files, "or choose images"), c.shelf);
   const describe = () => {
-    canvas.setAttribute("aria-label", `Draw an example of ${c.name} here, or drop pictures`);
+    canvas.setAttribute("aria-label", `Draw an example of ${c.name} here, or drop images`);
     remove.setAttribute("aria-label", `Remove the class ${c.name}`);
-    files.setAttribute("aria-label", `Pictures of ${c.name}`);
+    files.setAttribute("aria-label", `Images of ${c.name}`);
   };
   describe();
   pictureInput(files, box, async (list) => {
@@ -229,10 +229,10 @@ function plot() {
   const marks = (key, kind) => points.map((m) => node("svg:circle",
     { class: kind, cx: x(m.shots), cy: y(Math.max(0.3, m[key])), r: 4, [`data-${key}`]: m[key] }));
   find("chart").replaceChildren(...[0.4, 0.6, 0.8, 1].flatMap((t) => gridline(y(t), 350, 100 * t)),
-    ...shots.map((k) => word(x(k), 220, k)), word(197, 238, "examples a class"),
+    ...shots.map((k) => word(x(k), 220, k)), word(197, 238, "examples per class"),
     node("svg:polyline", { class: "bl-x-line", points: line.map(([k, v]) => `${x(k)},${y(v)}`).join(" ") }),
     ...marks("pixels", "bl-x-pixels"), ...marks("network", "bl-x-dot"));
-  find("chart").setAttribute("aria-label", "Accuracy on held-out digits against examples a class. "
+  find("chart").setAttribute("aria-label", "Accuracy on held-out digits against examples per class. "
     + points.map((m) => `At ${m.shots}: ${(100 * m.network).toFixed(0)} %, from pixels ${(100 * m.pixels).toFixed(0)} %`).join("; ")
     + `. Published: ${line.map(([k, v]) => `${(100 * v).toFixed(0)} % at ${k}`).join(", ")}.`);
 }
@@ -243,7 +243,7 @@ function setClasses(names) {
   build();
 }
 
-// Each class gets the first digit of the draw that it does not hold, whatever was removed, drawn or opened before.
+// Add to each class the first digit of the random subset that it does not have yet, whatever was removed or drawn before.
 async function addDigits() {
   for (const c of classes) {
     const { pictures } = await ask("digits", { draw, label: Number(c.name) });
@@ -254,7 +254,7 @@ async function addDigits() {
   await refit();
 }
 
-const busy = (act) => async () => { // one at a time, and errors in words
+const busy = (act) => async () => { // one at a time, with errors reported in words
   root.inert = true;
   try { await act(); } catch (error) { say(`That failed: ${error.message}`); } finally { root.inert = false; show(); }
 };
@@ -284,11 +284,11 @@ find("import").addEventListener("change", busy(async () => {
   if (file) await take(parse(await file.text()));
 }));
 
-// The classes of an exported file. Nothing is changed before the whole file was found good.
+// The classes in an exported file. Throws before anything is changed if any part of it is invalid.
 function parse(text) {
   let content;
-  try { content = JSON.parse(text); } catch { throw new Error("this is no file of examples"); }
-  if (content?.format !== "bitlib-examples" || !Array.isArray(content.classes)) throw new Error("this is no file of examples");
+  try { content = JSON.parse(text); } catch { throw new Error("this is not a file of examples"); }
+  if (content?.format !== "bitlib-examples" || !Array.isArray(content.classes)) throw new Error("this is not a file of examples");
   if (content.classes.length > MOST_CLASSES) throw new Error(`it has more than ${MOST_CLASSES} classes`);
   return content.classes.map(({ name, examples }) => {
     if (typeof name !== "string" || !name || name.length > 24 || !Array.isArray(examples)) throw new Error("one of its classes has no name or no list of examples");

@@ -1,4 +1,4 @@
-// Off the page's own thread: the network, the real digits and the two heads. One message, one answer.
+// Runs outside the page's own thread: the network, the real digits and the two heads. Each message gets one answer.
 import { decode } from "./kit.mjs";
 import { fit } from "./logistic.mjs";
 import { LENGTH, SIDE, blocks, enlarge, threefold } from "./pictures.mjs";
@@ -10,7 +10,7 @@ const handlers = {
   // Fetch the runtime, the network and the digits. base: address of _static/.
   async load({ base }) {
     ort = await import(base + "vendor/ort/ort.wasm.bundle.min.mjs");
-    ort.env.wasm.numThreads = 1; // more would need headers that a plain web server does not send
+    ort.env.wasm.numThreads = 1; // more threads need headers that a plain web server does not send
     ort.env.wasm.wasmBinary = await unzipped(base + "vendor/ort/ort-wasm-simd-threaded.wasm.gz");
     const model = await fetched(base + "playground/features.onnx");
     session = await ort.InferenceSession.create(new Uint8Array(await model.arrayBuffer()), { executionProviders: ["wasm"] });
@@ -22,17 +22,17 @@ const handlers = {
 
   features,
 
-  // The training digits of class `label` in draw `draw`, in its order, as a list of pixels.
+  // The training digits of class `label` in random subset number `draw`, in order, as a list of pixels.
   async digits({ draw, label }) {
     return { pictures: digits.orders[draw][label].map((i) => picture(digits.train.images, i)) };
   },
 
-  // A held-out digit, to begin with.
+  // A held-out digit to start with.
   async sample() {
     return { pixels: picture(digits.test.images, 4) };
   },
 
-  // Fit a head on the network's features and one on pixels. labels: numbers below names.length; every class occurs.
+  // Fit a head on the network's features and one on pixels. labels: numbers below names.length, in which every class occurs.
   async fit({ features: rows, pixels: coarse, labels, names }) {
     heads = { network: fit(rows, labels, names.length), pixels: fit(coarse, labels, names.length) };
     return names.every((name) => /^[0-9]$/.test(name)) ? { test: await accuracy(names) } : { test: null };
@@ -65,7 +65,7 @@ async function features({ pixels }) {
 
 const picture = (images, i) => threefold(enlarge(images.subarray(64 * i, 64 * i + 64), 8));
 
-// On the held-out digits whose class is among `names`. Their features are computed once.
+// Accuracy on the held-out digits whose class is in `names`. Their features are computed only once.
 async function accuracy(names) {
   if (!test) {
     const all = Uint8Array.from(digits.test.labels.flatMap((_, i) => Array.from(picture(digits.test.images, i))));
@@ -96,14 +96,14 @@ async function fetched(address) {
   return answer;
 }
 
-// A gzip file as bytes. Some servers unpack it on the way, so look before unpacking.
+// A gzip file, unpacked to bytes. Some servers unpack it on the way, so check first.
 async function unzipped(address) {
   const bytes = await (await fetched(address)).arrayBuffer(), [a, b] = new Uint8Array(bytes, 0, 2);
   if (a !== 0x1f || b !== 0x8b) return bytes;
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
 }
 
-// One request after the other: a session must not run twice at a time.
+// One request at a time: a session must not run twice at once.
 let queue = Promise.resolve();
 self.onmessage = ({ data: { id, what, ...given } }) => {
   queue = queue.then(async () => {
