@@ -101,11 +101,14 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
             f' style="text-align:{"right" if right else "left"};white-space:{"nowrap" if right and tag == "td" else "normal"}"'
             for right in numeric
         )
-        marked = (f"<{tag}{style}>{inline(cell)}</{tag}>" for cell, style in zip(cells, styles))
+        # A heading without words is none, for those who hear the table.
+        tags = (tag if cell else "td" for cell in cells)
+        marked = (f"<{t}{style}>{inline(cell)}</{t}>" for cell, style, t in zip(cells, styles, tags))
         return f"<tr>{''.join(marked)}</tr>"
 
     head = f"<thead>{row(heads, 'th')}</thead>" if any(heads) else ""
-    body = f'<table class="bl-table">{head}<tbody>{"".join(row(r, "td") for r in rows)}</tbody></table>'
+    body = f"<tbody>{''.join(row(r, 'td') for r in rows)}</tbody>"
+    body = f'<div class="bl-scroll" tabindex="0"><table class="bl-table">{head}{body}</table></div>'
     return Html(body, "\n".join(map(line, [heads, *rows] if any(heads) else rows)))
 
 

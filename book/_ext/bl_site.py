@@ -62,6 +62,27 @@ def open_plots(app, pagename, templatename, context, doctree):
         context["body"] = PLOT.sub(opened, context["body"])
 
 
+def reachable(app, pagename, templatename, context, doctree):
+    """What scrolls sideways on a phone can be reached by keyboard, and a heading without words is none."""
+    if "body" in context:
+        body = re.sub(r'<th class="head"><p></p></th>', "<td></td>", context["body"])
+        body = body.replace('<div class="math ', '<div tabindex="0" class="math ')
+        context["body"] = body.replace(
+            '<div class="pst-scrollable-table-container">', '<div class="pst-scrollable-table-container" tabindex="0">'
+        )
+
+
+def name_the_logo(app, exception):
+    """The theme puts the title of the sidebar outside of every landmark; its section becomes one."""
+    if exception:
+        return
+    for page in Path(app.outdir).rglob("*.html"):
+        text = page.read_text("utf8")
+        plain = '<div class="sidebar-primary-items__start sidebar-primary__section">'
+        if plain in text:
+            page.write_text(text.replace(plain, plain[:-1] + ' role="navigation" aria-label="This website">', 1), "utf8")
+
+
 def site_address(repository: str) -> str:
     """The address of a repository's website on GitHub Pages."""
     owner, name = repository.rstrip("/").split("/")[-2:]
@@ -116,6 +137,8 @@ class InstallCommand(SphinxDirective):
 def setup(app):
     app.connect("html-page-context", add_policy)
     app.connect("html-page-context", open_plots)
+    app.connect("html-page-context", reachable)
+    app.connect("build-finished", name_the_logo)
     app.connect("html-page-context", load_pictures_late)
     app.connect("doctree-read", draw_badge)
     app.connect("doctree-resolved", link_here)

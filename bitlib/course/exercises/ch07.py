@@ -1,4 +1,4 @@
-"""The exercises of notebooks/07_freezing_vs_finetuning: what training changes, frozen statistics, a linear head without steps."""
+"""The exercises of notebooks/07_freezing_vs_finetuning: what training changes, frozen statistics, a fitted head."""
 
 from __future__ import annotations
 

@@ -25,7 +25,8 @@ class Explorable(anywidget.AnyWidget):
     """A figure that is the same module everywhere.
 
     A subclass names its module and an `alt` text, declares its traits, and says which of them a reader may move: `limits`
-    maps each to [lowest, highest, step] or to {"of": [values]}. These traits are kept in the page's address. `picture` draws what is shown where no script runs.
+    maps each to [lowest, highest, step] or to {"of": [values]}. These traits are kept in the page's address.
+    `picture` is what is shown where no script runs.
     """
 
     module = ""
