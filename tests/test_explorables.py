@@ -682,6 +682,27 @@ def test_settings_live_in_the_address(visit):
     assert nonsense.problems == []
 
 
+@pytest.mark.parametrize(
+    "name, trait, value",
+    [
+        ("softmax", "temperature", 5),
+        ("norms", "batch", 32),
+        ("standardize", "filter", 3),
+        ("mixup", "alpha", 1),
+        ("hyperrule", "examples", 3000),
+        ("transfermap", "task", "digits"),
+        ("block", "branch", 0.5),
+        ("neighbors", "query", 40),
+    ],
+)
+def test_a_teachers_link_opens_at_the_figure_with_its_settings(visit, name, trait, value):
+    page = visit(f"{PAGE}?{name}.{trait}={value}#figure-{name}")
+    shown = page.locator(f"#figure-{name}")
+    page.wait_for_selector(f"#figure-{name}[data-state=ready]")
+    assert state(shown)[trait] == value
+    page.wait_for_function("e => Math.abs(e.getBoundingClientRect().top) < 300", arg=shown.element_handle())
+
+
 def test_all_work_from_a_folder(visit):
     page = visit(PAGE, base=HTML.as_uri())
     for name in NAMES:
