@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data.augment import Augmentation
-from .data.batches import Batches
+from .data.batches import Batches, InTurn
 from .data.task import Task
 from .device import memory_format, pick_device
 from .evaluate import evaluate
@@ -22,14 +22,16 @@ from .loop import Loop
 from .norm import split_batch_norm, use_triton
 from .resnet import ARCHS, ResNetV2
 from .trainer import History, Sgd, settle, train
+from .weights import create_model, weights_digest
 
 
 @dataclass(frozen=True)
 class Upstream:
     """The recipe. lr: peak learning rate, for this batch size. side: side in pixels of the training images after the crop.
 
-    device_batch: how many images share batch-norm statistics (see `norm.split_batch_norm`); None for the whole batch. Raises
-    UserError for an unknown architecture or values out of range.
+    device_batch: how many images share batch-norm statistics (see `norm.split_batch_norm`); None for the whole batch. init:
+    a model whose weights to start from, by name, instead of random ones. first_side: another side for the first half of the
+    steps; small images first make a large side affordable. Raises UserError for an unknown architecture or values out of range.
     """
 
     arch: str = "small"
@@ -41,6 +43,8 @@ class Upstream:
     weight_decay: float = 1e-4
     side: int = 32
     device_batch: int | None = None
+    init: str | None = None
+    first_side: int | None = None
 
     def __post_init__(self):
         if self.arch not in ARCHS:
@@ -72,17 +76,29 @@ class Pretrained:
 def pretrain(task: Task, recipe: Upstream = Upstream(), seed: int = 0, loop: Loop = Loop()) -> Pretrained:
     """Train a network on `task` from scratch, with one softmax over its classes.
 
-    seed: initial weights, order of the images, crops, flips. loop: device, precision, memory, and the folder for checkpoints.
+    seed: initial weights where they are random, order of the images, crops, flips. loop: device, precision, memory, and the folder for checkpoints.
     Raises UserError for unreadable images, or if the loss or a weight is no longer finite, and `trainer.Interrupted` on Ctrl-C.
     """
     device = pick_device(loop.device)
     loop = settle(loop, device)
     layout = memory_format(device, loop.precision)
-    # Leave room for the random crop, if the task allows one: an eighth of the side.
-    how = Augmentation(recipe.side + recipe.side // 8 * task.random_crop, recipe.side, task.random_crop, task.random_flip)
+
+    def batches_of(side: int) -> Batches:
+        # Leave room for the random crop, if the task allows one: an eighth of the side.
+        how = Augmentation(side + side // 8 * task.random_crop, side, task.random_crop, task.random_flip)
+        return Batches(task.train, how, recipe.batch_size, seed, device, layout)
+
     decoded = {split: getattr(task, split).prepare(recipe.side, "cpu") for split in ("val", "test")}
-    batches = Batches(task.train, how, recipe.batch_size, seed, device, layout)
-    model = ResNetV2(ARCHS[recipe.arch], task.num_classes, seed).to(device, memory_format=layout)
+    batches = batches_of(recipe.side)
+    if recipe.first_side:
+        batches = InTurn(batches_of(recipe.first_side), batches, recipe.steps // 2)
+    if recipe.init:
+        model = create_model(recipe.init, task.num_classes, pretrained=True)
+        if model.arch != ARCHS[recipe.arch]:
+            raise UserError(f"{recipe.init} is no {recipe.arch!r} network, so it cannot be the start of one")
+    else:
+        model = ResNetV2(ARCHS[recipe.arch], task.num_classes, seed)
+    model.to(device, memory_format=layout)
     if recipe.device_batch:
         split_batch_norm(model, recipe.device_batch)
     model.grad_checkpointing = loop.grad_checkpointing
@@ -96,6 +112,8 @@ def pretrain(task: Task, recipe: Upstream = Upstream(), seed: int = 0, loop: Loo
         return {f"{split}_accuracy": evaluate(net, decoded[split], recipe.side, loop.precision).accuracy}
 
     sgd = Sgd(recipe.steps, recipe.learning_rate, recipe.momentum, recipe.weight_decay)
-    identity = {"task": task.fingerprint, "seed": seed, **asdict(recipe), "precision": loop.precision, "ema": loop.ema}
+    start = weights_digest(model) if recipe.init else None
+    identity = {"task": task.fingerprint, "seed": seed, **asdict(recipe), "start": start}
+    identity |= {"precision": loop.precision, "ema": loop.ema}
     history = train(model, batches, loss, sgd, loop, identity, accuracy if loop.evaluate_every else None)
     return Pretrained(model, history, **accuracy(model), **accuracy(model, "test"))

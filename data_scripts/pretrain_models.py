@@ -45,24 +45,31 @@ MODELS = {
     "photos-L": Spec("tiny-imagenet-l", PHOTOS, "bf16"),
     "photos-M": Spec("tiny-imagenet-m", Upstream(arch="medium", steps=7000), "bf16"),
     "photos-S": Spec("tiny-imagenet-s", Upstream(arch="medium", steps=3000), "bf16"),
+    # Progressive resizing: photos-L goes on with larger images, for photographs that are larger than 32 pixels.
+    "photos-L-64": Spec(
+        "tiny-imagenet-l",
+        Upstream(arch="medium", steps=7600, lr=0.15, warmup_steps=200, side=64, init="photos-L", first_side=48),
+        "bf16",
+    ),
     "photos-L-bn": Spec("tiny-imagenet-l", Upstream(arch="medium-bn", steps=14_000), "bf16"),
 }
 # How the HyperRule is adapted to these models; bitlib.transfer.recipe_for reads it.
 RECIPES = {
     "glyphs": {"shrink": 10, "batch_size": 32, "base_lr": 0.03, "resolution": [36, 32]},
     "photos": {"shrink": 5, "batch_size": 32, "base_lr": 0.03, "resolution": [36, 32]},
+    "photos-L-64": {"shrink": 5, "batch_size": 32, "base_lr": 0.03, "resolution": [72, 64]},
 }
 
 CARD = """# {name}
 
-{kind} for images of about 32x32 pixels, trained for this course. It is not one of Google's BiT models.
+{kind} for images of about {side}x{side} pixels, trained for this course. It is not one of Google's BiT models.
 
 | | |
 |---|---|
 | architecture | `{arch}`: {units} units, root width {root_width}, {norm} |
 | parameters | {params:,}, of which {backbone:,} without the head |
 | upstream task | `{task}`: {upstream} |
-| training | {steps:,} steps of {batch_size} images, {precision}, seed {seed} |
+| training | {start}{steps:,} steps of {batch_size} images of {sides} pixels, {precision}, seed {seed} |
 | optimizer | SGD with momentum {momentum}, weight decay {weight_decay} |
 | learning rate | peak of {lr} after {warmup_steps} warm-up steps, then cosine decay |
 | validation accuracy | {val:.1%} of {val_set} |
@@ -83,7 +90,7 @@ not. {held_out} were also left out, for downstream tasks.
 **Data and terms.** The images are generated on the fly from the DejaVu (Bitstream Vera licence) and STIX (SIL Open Font
 Licence) fonts that ship with matplotlib, with random warps, colours, blur and noise. No photographs were used.
 
-**Limits.** It has seen only characters, and it was not tested on photographs. Its training images have 32 pixels per side;
+**Limits.** It has seen only characters, and it was not tested on photographs. Its training images have {side} pixels per side;
 resize larger images to that."""
 
 PHOTOS_ABOUT = """\
@@ -91,13 +98,13 @@ PHOTOS_ABOUT = """\
 ImageNet, the images belong to their authors and are provided for non-commercial research and education; check whether your
 use of a model trained on them is compatible with that. The model file contains no images.
 
-**Limits.** It has seen 200 classes, many of them animals and everyday objects in American and European photographs, at 32
+**Limits.** It has seen 200 classes, many of them animals and everyday objects in American and European photographs, at {side}
 pixels per side; resize larger images to that. Its mistakes on people, places and objects that it has never seen were not
 measured. For real work, start from Google's BiT weights."""
 
 
-def describe(task: bitlib.Task, name: str) -> dict[str, str]:
-    """The card's entries about the upstream data."""
+def describe(task: bitlib.Task, name: str, recipe: Upstream) -> dict[str, str]:
+    """The card's entries about the upstream data and the start."""
     counts = f"{task.num_classes:,} classes, {len(task.train):,} images"
     if name.startswith("glyphs"):
         counts = f"{task.num_classes:,} characters from the fonts that ship with matplotlib, {len(task.train):,} glyphs"
@@ -105,14 +112,16 @@ def describe(task: bitlib.Task, name: str) -> dict[str, str]:
             f"{len(s):,} glyphs in {FONTS[f]}, a font never seen in training"
             for s, f in ((task.val, VAL_FONT), (task.test, TEST_FONT))
         ]
-        about = GLYPHS_ABOUT.format(held_out=" and ".join(s.capitalize() for s in HELD_OUT_SCRIPTS))
+        about = GLYPHS_ABOUT.format(held_out=" and ".join(s.capitalize() for s in HELD_OUT_SCRIPTS), side=recipe.side)
     else:
         splits = [
             f"{len(task.val):,} images set aside from the training set, {VAL_PER_CLASS} per class",
             f"the {len(task.test):,} official validation images",
         ]
-        about = PHOTOS_ABOUT
-    return {"upstream": counts, "val_set": splits[0], "test_set": splits[1], "about": about}
+        about = PHOTOS_ABOUT.format(side=recipe.side)
+    sides = f"{recipe.first_side}, then {recipe.side}" if recipe.first_side else f"{recipe.side}"
+    start = f"starting from {recipe.init}, " if recipe.init else ""
+    return {"start": start, "sides": sides, "upstream": counts, "val_set": splits[0], "test_set": splits[1], "about": about}
 
 
 def run(name: str, steps: int | None, device: str, again: bool) -> None:
@@ -133,7 +142,7 @@ def run(name: str, steps: int | None, device: str, again: bool) -> None:
                 "crop": recipe.side,
                 "task": task.name,
                 "fingerprint": task.fingerprint,
-                "recipe": RECIPES[name.partition("-")[0]],
+                "recipe": RECIPES.get(name) or RECIPES[name.partition("-")[0]],
             },
             dtype=torch.float16,
         )
@@ -178,7 +187,7 @@ def run(name: str, steps: int | None, device: str, again: bool) -> None:
             backbone=total - bitlib.count_parameters(model.head),
             minutes=result.history.seconds / 60,
             **facts,
-            **describe(task, name),
+            **describe(task, name, recipe),
             **environment(device),
         ),
         "utf8",

@@ -10,7 +10,7 @@ import torch
 from axe_playwright_python.sync_playwright import Axe
 from browser import PATIENCE
 
-from bitlib.course.explore import Predict
+from bitlib.course.explore import Predict, asked
 
 WHY = "Two images have *noisy* means."
 NUMBER = Predict.number(
@@ -95,6 +95,18 @@ def pull(page, shown, *way: tuple[float, float]) -> None:
 def reveal(shown) -> str:
     shown.get_by_role("button", name=re.compile("^Show")).click()
     return shown.locator(".bl-x-result").inner_text()
+
+
+def test_words_come_from_the_chapters_file():
+    found = asked("07/fifty-steps", probe=97.84, tuned=96.2, head=93.9)
+    assert "reads 97.8 % and fine-tuning 96.2 %" in found["prompt"] and "93.9" in found["why"]
+    assert len(found["options"]) == 3 and "answer" not in found  # it is measured
+    found = asked("04/one-group")
+    assert found["options"][found["answer"]] == "layer norm, then instance norm" and "[" not in "".join(found["options"])
+    with pytest.raises(ValueError, match="07.md has no question 'nothing'; it has frozen"):
+        asked("07/nothing")
+    with pytest.raises(KeyError, match="told"):
+        asked("07/linear-probe")
 
 
 @pytest.mark.site

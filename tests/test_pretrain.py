@@ -5,7 +5,7 @@ import torch
 from conftest import QUIET, TINY, TINY_BN, quiet, toy_task
 
 import bitlib.data.batches as batches_module
-from bitlib import UserError, resnet
+from bitlib import ResNetV2, UserError, resnet, save_weights
 from bitlib.pretrain import Upstream, pretrain
 
 
@@ -55,6 +55,19 @@ def test_interrupted_and_resumed(tmp_path, monkeypatch):
     monkeypatch.setattr(batches_module, "cut", real)
     resumed = pretrain(toy_task(), Upstream(**RECIPE), loop=quiet(out=tmp_path, resume=True))
     assert all(torch.equal(p, q) for p, q in zip(whole.model.parameters(), resumed.model.parameters()))
+
+
+def test_progressive_resizing_from_a_model(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(resnet.Root, "forward", lambda self, x, real=resnet.Root.forward: seen.append(x.shape[2]) or real(self, x))
+    save_weights(ResNetV2(TINY, 3, seed=5), tmp_path / "start.safetensors", {"name": "start"})
+    recipe = Upstream(**{**RECIPE, "steps": 5, "lr": 1e-9}, init=str(tmp_path / "start.safetensors"), first_side=8)
+    result = pretrain(toy_task(), recipe, loop=QUIET)
+    assert seen[:5] == [8, 8, 12, 12, 12]
+    start = ResNetV2(TINY, 3, seed=5)
+    assert all((p - q).abs().max() < 1e-6 for p, q in zip(start.parameters(), result.model.parameters()))
+    with pytest.raises(UserError, match="cannot be the start"):
+        pretrain(toy_task(), Upstream(**{**RECIPE, "arch": "small"}, init=str(tmp_path / "start.safetensors")), loop=QUIET)
 
 
 @pytest.mark.parametrize("wrong", [{"arch": "R51"}, {"steps": 0}, {"lr": -1.0}, {"weight_decay": -1.0}])

@@ -60,6 +60,14 @@ def test_nothing_is_given_away(chapter):
         assert asked.split("`")[0].split("*")[0][:40].strip() in seen
         assert not [reason for _, _, reason in options if reason[:30] in seen]
     assert "[x]" not in seen
+    # A converted page shows the source of folded cells, too.
+    sources = "\n".join(c.source for c in cells if c.cell_type == "code")
+    given = re.findall(r"\bwhy=|\banswer=[\d\"\']", sources)
+    assert not given, f"{given}: the words and the answer of a question belong in predictions/{name[:2]}.md"
+    predictions = (ROOT / "bitlib" / "course" / "predictions" / f"{name[:2]}.md").read_text("utf8")
+    reasons = re.findall(r"^> (.{30})", predictions, flags=re.MULTILINE)
+    assert reasons and not [reason for reason in reasons if reason in seen + sources]
+    assert sources.count("explore.asked(") == predictions.count("## ")
 
 
 def test_links_lead_to_pages_that_exist(chapter):

@@ -142,6 +142,20 @@ class Batches:
         return max(1, min(AHEAD, AHEAD_BYTES // held - 1))
 
 
+class InTurn:
+    """The batches of one source before step `at`, and of another from then on."""
+
+    def __init__(self, first: Batches, then: Batches, at: int):
+        self.first, self.then, self.at = first, then, at
+
+    def __call__(self, step: int) -> Batch:
+        return (self.first if step < self.at else self.then)(step)
+
+    @property
+    def ahead(self) -> int:
+        return self.then.ahead
+
+
 def stream(batches: Callable[[int], object], steps: Iterable[int]) -> Iterator[tuple[int, object]]:
     """Yield (step, batch) for these steps, decoding ahead if the source asks for it.
 

@@ -10,7 +10,7 @@ from .hyperrule import Rule
 from .mixup import MixUp
 from .neighbors import Neighbors
 from .norms import Norms
-from .predict import Predict
+from .predict import Predict, asked
 from .softmax import Softmax
 from .standardize import Standardize
 from .transfermap import TransferMap
@@ -26,4 +26,5 @@ __all__ = [
     "Softmax",
     "Standardize",
     "TransferMap",
+    "asked",
 ]

@@ -8,11 +8,13 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import traitlets as t
 
 from .base import Explorable
 
+PREDICTIONS = Path(__file__).resolve().parent.parent / "predictions"
 # `code`, and *emphasis* that neither starts nor ends inside a word. The module reads the same.
 MARKUP = re.compile(r"`([^`]+)`|\B\*([^*\s](?:[^*]*[^*\s])?)\*\B")
 
@@ -133,6 +135,32 @@ class Predict(Explorable):
     def _repr_mimebundle_(self, **kwargs):
         data, metadata = super()._repr_mimebundle_(**kwargs)
         return {**data, "text/plain": f"Predict: {self.prompt}"}, metadata
+
+
+def asked(name: str, **values) -> dict:
+    """The words of a question, as arguments for `Predict`: prompt, why, and for a choice its options and, if known, answer.
+
+    They stand in bitlib/course/predictions/CHAPTER.md and not in the notebook, whose source gives away what it holds. name:
+    "CHAPTER/question"; values: what {placeholders} in the words stand for. Raises ValueError for a name that is not there.
+    """
+    chapter, _, wanted = name.partition("/")
+    path = PREDICTIONS / f"{chapter}.md"
+    parts = re.split(r"^## (.+)\n", path.read_text("utf8"), flags=re.MULTILINE) if path.exists() else []
+    words = dict(zip(parts[1::2], parts[2::2]))
+    if wanted not in words:
+        raise ValueError(f"{path.name} has no question {wanted!r}; it has {', '.join(words) or 'none'}")
+    lines = [line for line in words[wanted].format(**values).splitlines() if line]
+    options = [line for line in lines if line.startswith("- ")]
+    right = [i for i, line in enumerate(options) if line.startswith("- [x] ")]
+    found = {
+        "prompt": " ".join(line for line in lines if line not in options and not line.startswith("> ")),
+        "why": " ".join(line[2:] for line in lines if line.startswith("> ")),
+    }
+    if options:
+        found["options"] = [re.sub(r"^- (\[[ x]\] )?", "", line) for line in options]
+    if right:
+        found["answer"] = right[0]
+    return found
 
 
 def short(value) -> float:
