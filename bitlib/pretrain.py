@@ -76,8 +76,9 @@ class Pretrained:
 def pretrain(task: Task, recipe: Upstream = Upstream(), seed: int = 0, loop: Loop = Loop()) -> Pretrained:
     """Train a network on `task` from scratch, with one softmax over its classes.
 
-    seed: initial weights where they are random, order of the images, crops, flips. loop: device, precision, memory, and the folder for checkpoints.
-    Raises UserError for unreadable images, or if the loss or a weight is no longer finite, and `trainer.Interrupted` on Ctrl-C.
+    seed: initial weights where they are random, order of the images, crops, flips. loop: device, precision, memory, and the
+    folder for checkpoints. Raises UserError for unreadable images, or if the loss or a weight is no longer finite, and
+    `trainer.Interrupted` on Ctrl-C.
     """
     device = pick_device(loop.device)
     loop = settle(loop, device)

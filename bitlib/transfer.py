@@ -19,7 +19,8 @@ from .data.task import Images, Task
 from .device import memory_format, pick_device
 from .distill import Distillation, distillation_loss
 from .distributed import is_main, whole_state
-from .evaluate import Evaluation, evaluate, predict_logits, run_over
+from .evaluate import Evaluation, evaluate, predict_logits
+from .features import cache_features, fit_head, set_head
 from .files import UserError, atomic_path
 from .hyperrule import HyperRule
 from .loop import Loop
@@ -73,7 +74,8 @@ def recipe_for(info, num_examples: int) -> dict:
 class Run:
     """The result of a fine-tuning run. Accuracies from 0 to 1; config: every setting, JSON-able; seconds: wall time.
 
-    decoded: the validation and test splits, checked and resized before training.
+    test_accuracy: None for a task whose test split is closed. decoded: the validation and test splits, checked and resized
+    before training.
     """
 
     model: ResNetV2
@@ -170,19 +172,30 @@ def write_csv(path: Path, rows: list[dict]) -> None:
         writer.writerows(rows)
 
 
-def finetune(model: ResNetV2, task: Task, rule: HyperRule | None = None, seed: int = 0, loop: Loop = Loop()) -> Run:
+def finetune(
+    model: ResNetV2,
+    task: Task,
+    rule: HyperRule | None = None,
+    seed: int = 0,
+    loop: Loop = Loop(),
+    *,
+    keep_head: bool = False,
+) -> Run:
     """Fine-tune `model` on `task` with the HyperRule, in place, starting from a new head of zeros.
 
     rule: None for `default_rule`. seed: order of the examples, crops, flips, MixUp. loop: device, precision, memory, and the
-    folder for the result. Frozen parts stay frozen. The test split is evaluated once, at the end. Raises UserError for
-    unreadable images, settings that do not work on this machine, or a loss that is no longer finite; and
-    `trainer.Interrupted` on Ctrl-C.
+    folder for the result. keep_head: start from the head that is there, as `linear_probe` leaves one (probe first, then
+    fine-tune: arXiv 2202.10054). Frozen parts stay frozen. The test split is evaluated once, at the end, unless the task keeps
+    it closed. Raises UserError for unreadable images, a kept head with another number of classes, settings that do not work on
+    this machine, or a loss that is no longer finite; and `trainer.Interrupted` on Ctrl-C.
     """
+    if keep_head and model.num_classes != task.num_classes:
+        raise UserError(f"the head has {model.num_classes} classes, {task.name} has {task.num_classes}; use keep_head=False")
 
     def loss(net: nn.Module, x: Tensor, y: Tensor, y_other: Tensor, lam: float, indices: Tensor) -> Tensor:
         return mixup_loss(net(x), y, y_other, lam)
 
-    return _fit(model, task, rule, seed, loop, loss, {"method": "finetune"})
+    return _fit(model, task, rule, seed, loop, loss, {"method": "finetune", "keep_head": keep_head})
 
 
 def distill(
@@ -238,10 +251,11 @@ def _fit(model: ResNetV2, task: Task, rule: HyperRule | None, seed: int, loop: L
     config |= {"frozen": [*model.frozen], "precision": loop.precision, "ema": loop.ema}
     how = Augmentation(rule.resize, rule.crop, task.random_crop, task.random_flip, rule.mixup_alpha)
     # An unreadable image should stop the run now, not after hours of training.
-    decoded = {split: getattr(task, split).prepare(rule.crop, "cpu") for split in ("val", "test")}
+    decoded = {split: getattr(task, split).prepare(rule.crop, "cpu") for split in task.open_splits}
     layout = memory_format(device, loop.precision)
     batches = Batches(task.train, how, rule.batch_size, seed, device, layout)
-    model.reset_head(task.num_classes)
+    if not method.get("keep_head"):
+        model.reset_head(task.num_classes)
     model.to(device, memory_format=layout)
     model.grad_checkpointing = loop.grad_checkpointing
     if loop.triton:
@@ -276,24 +290,12 @@ def _finish(run: Run, started: float, out: str | Path | None) -> Run:
     """Save the weights, evaluate, then save the accuracies: if evaluation fails, the weights are safe."""
     if out:
         run.save_model(Path(out))
-    run.val_accuracy = run.evaluate("val").accuracy
-    run.test_accuracy = run.evaluate("test").accuracy
+    for split in run.task.open_splits:
+        setattr(run, f"{split}_accuracy", run.evaluate(split).accuracy)
     run.seconds = time.perf_counter() - started
     if out:
         run.save(out)
     return run
-
-
-def cache_features(model: ResNetV2, images: Images, side: int, mirrored: bool = False) -> Tensor:
-    """Pooled features, float [N, num_features] on the CPU, of all images, resized to `side` pixels and optionally mirrored."""
-    device = next(model.parameters()).device
-    model.eval()
-
-    def features(x: Tensor) -> Tensor:
-        return model.forward_head(model.forward_features(x.flip(3) if mirrored else x), pre_logits=True)
-
-    with hold_standardized(standardized_convs(model)):
-        return run_over(features, images, side, device)
 
 
 def linear_probe(
@@ -306,29 +308,19 @@ def linear_probe(
     The standardisation is folded into the head, so run.model is an ordinary network. Raises UserError for unreadable images,
     or for `mirror` on a task whose labels do not survive mirroring.
     """
-    from sklearn.linear_model import LogisticRegression
-
     started = time.perf_counter()
     rule = rule or default_rule(model, task)
     device = pick_device(loop.device)
     if mirror and not task.random_flip:
         raise UserError(f"{task.name} has labels that do not survive mirroring; use mirror=False")
-    decoded = {split: getattr(task, split).prepare(rule.crop, "cpu") for split in ("train", "val", "test")}
+    decoded = {split: getattr(task, split).prepare(rule.crop, "cpu") for split in ("train", *task.open_splits)}
     model.reset_head(task.num_classes)
     model.to(device, memory_format=torch.channels_last)
-    features, labels = cache_features(model, decoded["train"], rule.crop).double(), task.train.labels
+    features, labels = cache_features(model, decoded["train"], rule.crop), task.train.labels
     if mirror:
-        features = torch.cat([features, cache_features(model, decoded["train"], rule.crop, mirrored=True).double()])
+        features = torch.cat([features, cache_features(model, decoded["train"], rule.crop, mirrored=True)])
         labels = labels.repeat(2)
-    std, mean = torch.std_mean(features, dim=0, correction=0)
-    std = std.clamp_min(1e-6)
-    fitted = LogisticRegression(C=c, max_iter=2000).fit(((features - mean) / std).numpy(), labels.numpy())
-    weight, bias = torch.from_numpy(fitted.coef_), torch.from_numpy(fitted.intercept_)
-    if task.num_classes == 2:  # scikit-learn returns a single row for two classes
-        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
-    with torch.no_grad():
-        model.head.weight.copy_(weight / std)
-        model.head.bias.copy_(bias - (weight / std) @ mean)
+    set_head(model, *fit_head(features, labels, task.num_classes, c))
     config = {"method": "linear_probe", **_subject(model, task), "c": c, "mirror": mirror, "crop": rule.crop}
     model.info = learnt(model, task, rule.crop)
     return _finish(Run(model.eval(), task, config | environment(device), decoded=decoded), started, loop.out)

@@ -75,6 +75,19 @@ class ArrayImages:
         return h.hexdigest()
 
 
+class Closed:
+    """A test split that nobody can look at; its length is all that it tells."""
+
+    def __init__(self, count: int):
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getattr__(self, name: str):
+        raise UserError(f"the test split is closed while settings are chosen; use the task itself for its {name}")
+
+
 @dataclass(frozen=True)
 class Task:
     """A classification task.
@@ -97,6 +110,15 @@ class Task:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    def closed(self) -> Task:
+        """The same task without access to its test images, for choosing settings: any use of them raises UserError."""
+        return replace(self, test=Closed(len(self.test)))
+
+    @property
+    def open_splits(self) -> tuple[str, ...]:
+        """The splits besides train that may be looked at: val, and test unless it is closed."""
+        return ("val",) if isinstance(self.test, Closed) else ("val", "test")
 
     def few_shot(self, shots: int, seed: int = 0) -> Task:
         """The same task with only `shots` training images per class, chosen at random by `seed`; val and test do not change.
