@@ -1,17 +1,21 @@
 """Checks, claims and exercises: they turn the sentences of a chapter into code that can fail.
 
 `check` is for identities, which hold in every run; `claim` is for measured results. Both protect the course: a notebook with
-a false sentence does not run. `Exercise` is for learners: it tests an answer on prepared cases, and gives a stronger hint after
-each failure.
+a false sentence does not run. `Exercise` is for learners: it tests an answer on prepared cases and on random ones, says what is
+wrong, and gives a stronger hint after each wrong result.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
+import math
 import re
 import textwrap
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Real
 
 from .show import Html, inline, show
 
@@ -55,6 +59,31 @@ def _statement(sentence: str, told: str) -> Html:
     return Html(body, f"✓ {sentence}" + (f" [{told}]" if told else ""))
 
 
+def alike(given, wanted, within: float = 1e-4) -> bool:
+    """Whether two results are equal up to rounding, whatever holds them: tensors, arrays, lists or tuples of numbers.
+
+    A set is compared by its members. within: the relative tolerance; a tenth of it is the absolute one.
+    """
+    if isinstance(wanted, set | frozenset):
+        return set(given) == wanted
+    given, wanted = (x.tolist() if hasattr(x, "tolist") else x for x in (given, wanted))
+    if isinstance(wanted, list | tuple):
+        same_length = isinstance(given, list | tuple) and len(given) == len(wanted)
+        return same_length and all(alike(g, w, within) for g, w in zip(given, wanted))
+    if isinstance(given, Real) and isinstance(wanted, Real):
+        both_nan = given != given and wanted != wanted
+        return both_nan or math.isclose(given, wanted, rel_tol=within, abs_tol=within / 10)
+    return type(given) is type(wanted) and given == wanted
+
+
+class _NoResult(Exception):
+    """An answer that gave nothing to judge: it is empty, stopped with an error, or never returned a value."""
+
+
+def _apply(answer: Callable, *arguments):
+    return answer(*arguments)
+
+
 @dataclass
 class Exercise:
     """A question with automatic checks.
@@ -62,13 +91,20 @@ class Exercise:
     answer: a function that passes. Learners get its `stub`, in which they write the lines between "# begin solution" and
     "# end solution", or without these marks everything below the docstring.
     checks: pairs (what the answer should do, test); a test takes the answer and returns whether it passes.
-    hints: three, from a nudge to nearly the answer. Each failed attempt shows the next one.
+    hints: three, from a nudge to a strong one; none is the code. Each wrong result shows the next one.
+    inputs: makes random arguments, the same ones at each call; on each, a learner's answer has to agree with `answer`.
+    run: run(answer, *arguments) is what is compared there; within: up to this relative difference.
+    slips: pairs (what it does, function), common mistakes. One that agrees with a wrong answer on all inputs is named.
     """
 
     question: str
     checks: tuple[tuple[str, Callable[[Callable], bool]], ...]
     hints: tuple[str, str, str]
     answer: Callable
+    inputs: Callable[[], list[tuple]] = list
+    slips: tuple[tuple[str, Callable], ...] = ()
+    run: Callable = _apply
+    within: float = 1e-4
     tries: int = field(default=0, compare=False)
 
     def check(self, answer: Callable) -> None:
@@ -76,17 +112,21 @@ class Exercise:
         self.passes(answer)
 
     def passes(self, answer: Callable) -> bool:
-        """Test an answer, print the outcome and return whether it passed. An empty answer does not use up a hint."""
-        wrong = self._first_wrong(answer)
-        if wrong is None:
+        """Test an answer, print the outcome and return whether it passed.
+
+        Only a wrong result uses up a hint. An answer that is empty, stops with an error or never returns a value does not.
+        """
+        try:
+            wrong = self._first_wrong(answer)
+        except _NoResult as nothing:
+            print(nothing)
+            return False
+        if not wrong:
             print("passed: " + "; ".join(what for what, _ in self.checks))
             return True
-        if not wrong:
-            print("Still empty. Write the function, then run this cell; it will check your answer and give hints.")
-            return False
         level = min(self.tries, len(self.hints) - 1)
         self.tries += 1
-        print(f"not yet: {wrong}\nhint {level + 1} of {len(self.hints)}: {self.hints[level]}")
+        print(f"not yet: {wrong}{self._slip(answer)}\nhint {level + 1} of {len(self.hints)}: {self.hints[level]}")
         return False
 
     def solution(self) -> Html:
@@ -119,17 +159,70 @@ class Exercise:
         return textwrap.dedent(inspect.getsource(self.answer)).rstrip().splitlines()
 
     def _first_wrong(self, answer: Callable) -> str | None:
-        """None for a correct answer, "" for an empty one, else a description of the first failure."""
-        for what, test in self.checks:
+        """The first thing that the answer does wrong, or None. Raises _NoResult if there is nothing to judge."""
+        if not callable(answer):
+            raise _NoResult("Give the function itself, without calling it: its name, and no brackets after it.")
+        what, returned = "", []
+
+        def watched(*arguments, **options):
+            """The answer; an error inside it is told apart from one in a test that cannot use what it returned."""
             try:
-                passed = test(answer)
-            except NotImplementedError:
-                return ""
-            except Exception as error:  # whatever the learner's code raises is a wrong answer
-                return f"it should {what}, but it stopped with {type(error).__name__}: {error}"
+                returned.append(answer(*arguments, **options))
+            except Exception as error:  # whatever a learner's code raises
+                if isinstance(error, NotImplementedError) and not error.args:
+                    message = "Still empty. Write the function, then run this cell; it will check your answer and give hints."
+                    raise _NoResult(message) from None
+                stopped = f"it stopped with {type(error).__name__}: {error}{_place(error, answer)}"
+                raise _NoResult(f"not yet: it should {what}, but {stopped}. This uses up no hint.") from error
+            return returned[-1]
+
+        for what, test in (*self.checks, *self._trials()):
+            try:
+                passed, unusable = bool(test(watched)), ""
+            except _NoResult:
+                raise
+            except Exception as error:
+                passed, unusable = False, f", but what it returned cannot be used here ({type(error).__name__}: {error})"
+            if not passed and self._returns_a_value() and all(value is None for value in returned):
+                raise _NoResult(f"not yet: it should {what}, but it returned None. Is `return` missing? This uses up no hint.")
             if not passed:
-                return f"it should {what}"
+                return f"it should {what}{unusable}"
         return None
+
+    def _returns_a_value(self) -> bool:
+        return any(isinstance(node, ast.Return) for node in ast.walk(ast.parse("\n".join(self._source()))))
+
+    def _trials(self) -> list[tuple[str, Callable]]:
+        """Checks that the answer agrees with the solution: one for each of the random inputs."""
+        trials = []
+        for i, arguments in enumerate(self.inputs()):
+            wanted = self.run(self.answer, *self.inputs()[i])  # new arguments each time, which an answer may spoil
+            told, result = (re.sub(r"\d+\.\d{5,}", lambda m: f"{float(m[0]):.4g}", t) for t in (repr(arguments), repr(wanted)))
+            short = self.run is _apply and len(told + result) < 100
+            what = f"return {result} for {told}" if short else "agree with the solution on random inputs"
+            trials.append((what, lambda f, i=i, w=wanted: alike(self.run(f, *self.inputs()[i]), w, self.within)))
+        return trials
+
+    def _slip(self, answer: Callable) -> str:
+        """The common mistake that gives this answer's results, in words, or nothing."""
+
+        def results(f) -> list:
+            return [self.run(f, *arguments) for arguments in self.inputs()]
+
+        for told, slip in self.slips:
+            try:
+                if alike(results(answer), results(slip), self.within):
+                    return f"; it seems to {told}"
+            except Exception:  # one of the two cannot cope with these inputs
+                continue
+        return ""
+
+
+def _place(error: Exception, answer: Callable) -> str:
+    """The line of the learner's own code where it stopped, or nothing where it was called in a wrong way."""
+    here = getattr(getattr(answer, "__code__", None), "co_filename", None)
+    lines = [frame.line for frame in traceback.extract_tb(error.__traceback__) if frame.filename == here]
+    return f', in the line "{lines[-1]}"' if lines and lines[-1] else ""
 
 
 def _escaped(text: str) -> str:

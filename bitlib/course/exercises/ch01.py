@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
+from random import Random
 
 import torch
 
 import bitlib
 
-from ..check import Exercise
+from ..check import Exercise, alike
+from .cases import shares_of_one
 
 
 def _balanced(few_shot) -> bool:
@@ -18,15 +19,26 @@ def _balanced(few_shot) -> bool:
     return torch.bincount(labels[chosen], minlength=3).tolist() == [4, 4, 4]
 
 
+def _any_class_numbers(few_shot) -> bool:
+    labels = torch.tensor([7, 3, 3, 7, 12] * 4)
+    chosen = torch.as_tensor(few_shot(labels, 3, 0))
+    return sorted(labels[chosen].tolist()) == [3, 3, 3, 7, 7, 7, 12, 12, 12]
+
+
 def _distinct(few_shot) -> bool:
     chosen = torch.as_tensor(few_shot(torch.zeros(6, dtype=torch.long), 6, 0))
     return sorted(chosen.tolist()) == [0, 1, 2, 3, 4, 5]
 
 
+def _repeatable(few_shot) -> bool:
+    labels = torch.arange(3).repeat(50)
+    return alike(*(torch.as_tensor(few_shot(labels, 5, 0)).sort().values for _ in range(2)))
+
+
 def _seeded(few_shot) -> bool:
     labels = torch.arange(3).repeat(50)
-    chosen = [torch.as_tensor(few_shot(labels, 5, seed)).tolist() for seed in (0, 0, 1)]
-    return chosen[0] == chosen[1] and sorted(chosen[0]) != sorted(chosen[2])
+    one, other = (torch.as_tensor(few_shot(labels, 5, seed)).sort().values for seed in (0, 1))
+    return not torch.equal(one, other)
 
 
 def _even(few_shot) -> bool:
@@ -66,53 +78,96 @@ def report(val, test):
     return test[best]
 
 
+def _numbers_of_images() -> list[tuple[int]]:
+    random = Random(0)
+    ranges = (10, 1000), (1000, 19_999), (20_000, 100_000), (100_000, 499_999), (500_000, 5_000_000)
+    return [(random.randint(*ends),) for ends in ranges]
+
+
+def _runs() -> list[tuple[list[float], list[float]]]:
+    """Accuracies at six checkpoints, of which two are equally good on validation, and not the last is best."""
+    runs = []
+    for seed in range(5):
+        val, test = shares_of_one(6, seed), shares_of_one(6, seed + 100)
+        val[1 + seed % 2] = val[4] = 0.96
+        runs.append((val, test))
+    return runs
+
+
 EXERCISES: dict[str, Exercise] = {
     "epochs": Exercise(
         "How often does the HyperRule show each training image to the network?",
         (
-            ("give 5,120 for 50 images", lambda f: math.isclose(f(50), 5120)),
-            ("give about 13.5 for 19,000 images", lambda f: math.isclose(f(19_000), 500 * 512 / 19_000)),
-            ("give 256 for 20,000 images, where the longer schedule begins", lambda f: math.isclose(f(20_000), 256.0)),
-            (
-                "give about 8 for the 1,281,167 images of ILSVRC-2012",
-                lambda f: math.isclose(f(1_281_167), 2e4 * 512 / 1_281_167),
-            ),
+            ("give 5,120 for 50 images: 500 steps of 512 images each", lambda f: alike(f(50), 5120)),
+            ("give about 13.5 for 19,000 images, and not round it", lambda f: alike(f(19_000), 500 * 512 / 19_000)),
+            ("give 256 for 20,000 images, where the longer schedule begins", lambda f: alike(f(20_000), 256)),
+            ("give 20.48 for 500,000 images, where the longest schedule begins", lambda f: alike(f(500_000), 20.48)),
+            ("give about 8 for the 1,281,167 images of ILSVRC-2012", lambda f: alike(f(1_281_167), 2e4 * 512 / 1_281_167)),
         ),
         (
             "An epoch is one pass over the training images. How many images does the whole run show, counting repeats?",
-            "A run shows total_steps * batch_size images. bitlib.HyperRule(n, (32, 32)) knows both.",
-            "Divide that number by n. The rule takes care of small, medium and large tasks by itself.",
+            "bitlib.HyperRule(n, (32, 32)) knows the number of steps, total_steps, and of images per step, batch_size.",
+            "A run that shows 256,000 images of a training set of 50 has shown each of them 5,120 times. The rule takes care of "
+            "small, medium and large tasks by itself.",
         ),
         epochs,
+        inputs=_numbers_of_images,
+        slips=(
+            ("forget that each step shows a whole batch", lambda n: bitlib.HyperRule(n, (32, 32)).total_steps / n),
+            ("count the images shown, and not divide by n", lambda n: bitlib.HyperRule(n, (32, 32)).total_steps * 512),
+            ("count the steps, not the epochs", lambda n: bitlib.HyperRule(n, (32, 32)).total_steps),
+            ("take 500 steps whatever n is", lambda n: 500 * 512 / n),
+            ("know no schedule for 500,000 images and more", lambda n: epochs(n) if n < 500_000 else 1e4 * 512 / n),
+            ("round to whole epochs", lambda n: round(epochs(n))),
+            ("drop the fraction of an epoch", lambda n: int(epochs(n))),
+        ),
     ),
     "few_shot": Exercise(
         "Choose a balanced few-shot subset.",
         (
-            ("return four indices per class when k is 4", _balanced),
+            ("return four indices into labels per class when k is 4", _balanced),
+            ("take the classes from labels, where they need not be 0, 1, 2, …", _any_class_numbers),
             ("never choose the same image twice", _distinct),
-            ("choose the same images for the same seed, and others for another seed", _seeded),
-            ("give every image of a class the same chance", _even),
+            ("choose the same images again for the same seed", _repeatable),
+            ("choose other images for another seed", _seeded),
+            ("give every image of a class the same chance, and every pair of images, too", _even),
             ("choose in each class independently of the other classes", _independent),
         ),
         (
             "Take one class after the other. Where in labels are its members?",
-            "(labels == c).nonzero()[:, 0] are the members. torch.randperm(n, generator=g)[:k] chooses k of n places.",
-            "Make one generator from the seed before the loop, not in it, and join what you chose with torch.cat.",
+            "(labels == c).nonzero()[:, 0] are the members. The first k places of a random order choose k of them.",
+            "torch.randperm takes a generator. Make one from the seed before the loop, not in it, so that no two classes get the "
+            "same order; and look up the chosen places among the members, since labels knows nothing of them.",
         ),
         few_shot,
     ),
     "report": Exercise(
         "Report one test accuracy of a run that was evaluated at several checkpoints.",
         (
-            ("report the checkpoint that is best on validation", lambda f: f([0.80, 0.90, 0.85], [0.81, 0.86, 0.92]) == 0.86),
-            ("not look for the best test accuracy", lambda f: f([0.7, 0.6], [0.5, 0.9]) == 0.5),
-            ("report the earliest of several equals", lambda f: f([0.6, 0.8, 0.8], [0.1, 0.2, 0.3]) == 0.2),
+            (
+                "report the test accuracy of the checkpoint that is best on validation",
+                lambda f: alike(f([0.80, 0.90, 0.85], [0.81, 0.86, 0.92]), 0.86),
+            ),
+            ("not look for the best test accuracy", lambda f: alike(f([0.7, 0.6], [0.5, 0.9]), 0.5)),
+            ("report the earliest of several equals", lambda f: alike(f([0.6, 0.8, 0.8], [0.1, 0.2, 0.3]), 0.2)),
         ),
         (
             "One of the two lists may be used for choosing. Which one?",
             "Find where the validation accuracy is highest, and read the test accuracy at the same place.",
-            "val.index(max(val)) is the place, and of several equals the earliest.",
+            "max tells how good the best checkpoint is, and the list's method index tells where a value stands first.",
         ),
         report,
+        inputs=_runs,
+        slips=(
+            ("choose by the test accuracy, which is what a test set must never do", lambda val, test: max(test)),
+            ("report a validation accuracy", lambda val, test: max(val)),
+            ("report the last checkpoint", lambda val, test: test[-1]),
+            ("report the mean over all checkpoints", lambda val, test: sum(test) / len(test)),
+            ("take the latest of several equals", lambda val, test: test[max(range(len(val)), key=lambda i: (val[i], i))]),
+            (
+                "take the best test accuracy among several equals",
+                lambda val, test: max(t for v, t in zip(val, test) if v == max(val)),
+            ),
+        ),
     ),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ..check import Exercise
+from ..check import Exercise, alike
 from .cases import random
 
 
@@ -27,6 +27,36 @@ def _frozen() -> torch.nn.Sequential:
     return model
 
 
+def _free_weights() -> torch.nn.Sequential:
+    """Statistics frozen, weights not; and the model as a whole is in train mode."""
+    model = _network()
+    model[1].eval()
+    return model
+
+
+def _one_layer_in_train_mode() -> torch.nn.Sequential:
+    model = _network().eval()
+    model[1][0].train()
+    return model
+
+
+class _Scale(torch.nn.Module):
+    """Has a buffer that no training step changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(2.0))
+
+    def forward(self, x):
+        return self.scale * x
+
+
+def _convolutional() -> torch.nn.Sequential:
+    """Two-dimensional batch norm, and a buffer beside it."""
+    block = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2))
+    return torch.nn.Sequential(torch.nn.Unflatten(1, (1, 2, 2)), block, _Scale(), torch.nn.Flatten())
+
+
 def _changed(model: torch.nn.Module) -> set[str]:
     """What one step of training does change."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -42,13 +72,25 @@ def _agrees(what_moves, make) -> bool:
     return set(what_moves(make())) == _changed(make())
 
 
-def _statistics_stay(keep) -> bool:
+def _with_statistics() -> torch.nn.Sequential:
+    """A batch norm inside a block, with statistics of its own, in train mode."""
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.Sequential(torch.nn.BatchNorm2d(4)))
-    before = model[1][0].running_mean.clone()
-    model.train()
+    model[1][0].running_mean.fill_(0.5)
+    return model.train()
+
+
+def _statistics_stay(keep) -> bool:
+    model = _with_statistics()
     keep(model)
     model(random(2, 3, 4, 4))
-    return torch.equal(before, model[1][0].running_mean)
+    return bool((model[1][0].running_mean == 0.5).all())
+
+
+def _statistics_are_used(keep) -> bool:
+    """Each image of a batch comes out as it does alone."""
+    model, x = _with_statistics(), random(2, 3, 4, 4)
+    keep(model)
+    return torch.allclose(model(x)[:1], model(x[:1]), atol=1e-5)
 
 
 def _every_kind(keep) -> bool:
@@ -58,28 +100,32 @@ def _every_kind(keep) -> bool:
 
 
 def _others_train(keep) -> bool:
-    model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.BatchNorm2d(4), torch.nn.GroupNorm(2, 4)).train()
+    block = torch.nn.Sequential(torch.nn.BatchNorm2d(4), torch.nn.Dropout())
+    model = torch.nn.Sequential(torch.nn.Dropout(), block, torch.nn.GroupNorm(2, 4)).train()
     keep(model)
-    return model.training and model[0].training and model[2].training
+    return all(m.training for m in model.modules() if not isinstance(m, torch.nn.BatchNorm2d))
 
 
-def _weights_stay_free(keep) -> bool:
-    model = torch.nn.Sequential(torch.nn.BatchNorm2d(4)).train()
+def _gradients_stay(keep) -> bool:
+    """Trainable weights stay trainable, and frozen ones frozen."""
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(4), torch.nn.BatchNorm2d(4)).train()
+    model[1].requires_grad_(False)
     keep(model)
-    return all(p.requires_grad for p in model.parameters())
+    return [p.requires_grad for p in model.parameters()] == [True, True, False, False]
 
 
-def _clusters(scale: float = 1.0, shift: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features of three classes, in columns of very different size, and their labels; scaled and shifted as a whole."""
-    labels = torch.arange(30) % 3
+def _clusters(scale=1.0, shift=0.0, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features of three classes, not all as frequent, in columns of very different size, and their labels."""
+    labels = torch.tensor([0, 1, 2, 0, 1, 0] * 5)
     centres = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
-    features = centres[labels] + 0.1 * random(30, 4)
+    features = centres[labels] + 0.1 * random(30, 4, seed=seed)
     return (features * torch.tensor([1.0, 30.0, 0.1, 5.0])) * scale + shift, labels
 
 
 def _logits(fit, features, labels) -> torch.Tensor:
-    weight, bias = fit(features, labels, 3)
-    return features @ weight.T + bias
+    """float64, whatever the head is made of."""
+    weight, bias = (torch.as_tensor(part).double() for part in fit(features, labels, 3))
+    return features.double() @ weight.T + bias
 
 
 def _fits(fit) -> bool:
@@ -92,8 +138,14 @@ def _shapes(fit) -> bool:
     return tuple(weight.shape) == (3, 4) and tuple(bias.shape) == (3,)
 
 
+def _bias_is_right(fit) -> bool:
+    features, labels = _clusters()
+    return torch.allclose(_logits(fit, features, labels).mean(0), torch.tensor([3, 2, 1]).double() / 6, atol=1e-2)
+
+
 def _units_do_not_matter(fit) -> bool:
-    one, other = (_logits(fit, *_clusters(scale, shift)) for scale, shift in ((1, 0), (20, 3)))
+    units = torch.tensor([20.0, 0.1, 3.0, 1.0]), torch.tensor([3.0, 0.0, -2.0, 1.0])
+    one, other = (_logits(fit, *_clusters(scale, shift)) for scale, shift in ((1, 0), units))
     return torch.allclose(one, other, atol=1e-2)
 
 
@@ -105,12 +157,13 @@ def _dead_feature(fit) -> bool:
 
 
 def _least_squares(fit) -> bool:
-    """The optimum: at it, no small change of the head lowers the penalised error."""
-    features, labels = _clusters()
-    std, mean = torch.std_mean(features, dim=0, correction=0)
-    x, y = (features - mean) / std, F.one_hot(labels, 3).float()
-    w = torch.linalg.solve(x.T @ x + torch.eye(4), x.T @ (y - y.mean(0)))
-    return torch.allclose(_logits(fit, features, labels), x @ w + y.mean(0), atol=1e-2)
+    """Both ways to standardise, with n and with n - 1, are near enough to each other."""
+    for seed in range(3):
+        features, labels = _clusters(seed=seed)
+        features = torch.cat([features[:20], random(10, 4, seed=seed)])  # ten images of no use, so that the penalty shows
+        if not torch.allclose(_logits(fit, features, labels), _logits(fit_head, features, labels), atol=5e-3):
+            return False
+    return True
 
 
 def what_moves(model):
@@ -118,7 +171,7 @@ def what_moves(model):
     names = {name for name, p in model.named_parameters() if p.requires_grad}
     for path, module in model.named_modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.training:
-            names |= {f"{path}.{name}" for name, _ in module.named_buffers()}
+            names |= {name for name, _ in module.named_buffers(prefix=path)}
     return names
 
 
@@ -150,32 +203,57 @@ EXERCISES: dict[str, Exercise] = {
         (
             ("name all the weights and statistics of a network in train mode", lambda f: _agrees(f, _network)),
             (
-                "still name the running statistics where only the gradients were switched off",
+                "still name the running statistics, but no weight, where only the gradients were switched off",
                 lambda f: _agrees(f, _frozen_by_gradient),
             ),
-            ("leave them out where the batch norm is in evaluation mode", lambda f: _agrees(f, _frozen)),
+            ("leave the statistics out where the batch norm is in evaluation mode", lambda f: _agrees(f, _frozen)),
+            (
+                "name the weights of a batch norm in evaluation mode, which still get gradients",
+                lambda f: _agrees(f, _free_weights),
+            ),
+            ("ask each batch norm for its own mode, not the model", lambda f: _agrees(f, _one_layer_in_train_mode)),
+            (
+                "treat BatchNorm2d as it does BatchNorm1d, and leave out a buffer that belongs to no batch norm",
+                lambda f: _agrees(f, _convolutional),
+            ),
         ),
         (
             "Two kinds of tensor change: parameters, by their gradient, and the buffers of batch norm, in train mode.",
             "Start with the names in model.named_parameters() whose p.requires_grad is true. model.named_modules() gives "
             "the path of every layer, and layer.named_buffers() the names of its statistics.",
-            "For every batch norm with layer.training, add path + '.' + name for each buffer. All its kinds are instances "
-            "of torch.nn.modules.batchnorm._BatchNorm.",
+            "Go through the layers with their paths, and stop only at those that are a batch norm (all its kinds are instances of "
+            "torch.nn.modules.batchnorm._BatchNorm) and are training. The full name of a buffer begins with the layer's path.",
         ),
         what_moves,
+        inputs=lambda: [(make(),) for make in (_network, _frozen, _free_weights, _one_layer_in_train_mode, _convolutional)],
+        slips=(
+            ("forget the running statistics", lambda model: {n for n, p in model.named_parameters() if p.requires_grad}),
+            ("name all that a checkpoint holds, frozen or not", lambda model: set(model.state_dict())),
+            ("name frozen weights, too", lambda model: what_moves(model) | {n for n, _ in model.named_parameters()}),
+            (
+                "name buffers whatever mode their layer is in",
+                lambda model: what_moves(model) | {n for n, _ in model.named_buffers()},
+            ),
+            (
+                "forget num_batches_tracked, which batch norm counts up",
+                lambda model: {n for n in what_moves(model) if not n.endswith("tracked")},
+            ),
+        ),
     ),
     "keep_statistics": Exercise(
         "Freeze the statistics of batch norm.",
         (
             ("leave the running mean alone, however deep the layer lies", _statistics_stay),
+            ("use the stored statistics, not those of the batch", _statistics_are_used),
             ("treat BatchNorm1d, 2d and 3d alike", _every_kind),
-            ("leave everything else in train mode", _others_train),
-            ("leave the weights of the batch norm trainable: it was asked to hold the statistics only", _weights_stay_free),
+            ("leave everything else in train mode: dropout, group norm, and the blocks themselves", _others_train),
+            ("leave requires_grad as it was, on and off: it was asked to hold the statistics only", _gradients_stay),
         ),
         (
             "requires_grad has no power over running statistics. Which switch has?",
             "A batch norm in evaluation mode uses its statistics and does not move them. model.modules() visits every layer.",
-            "Call eval() on every layer that is an instance of torch.nn.modules.batchnorm._BatchNorm, the parent of all kinds.",
+            "isinstance tells a batch norm from another layer; torch.nn.modules.batchnorm._BatchNorm is the parent of all kinds. "
+            "Switch these, one at a time, and not a block that holds them.",
         ),
         keep_statistics,
     ),
@@ -183,17 +261,21 @@ EXERCISES: dict[str, Exercise] = {
         "Fit a linear head without a single step of SGD.",
         (
             ("return a weight of shape [num_classes, D] and a bias of shape [num_classes]", _shapes),
-            ("get its own, well separated training examples right", _fits),
-            ("give the same logits when the features come in other units", _units_do_not_matter),
-            ("survive a feature that never changes", _dead_feature),
-            ("be the least-squares head with penalty 1 on standardised features", _least_squares),
+            ("get its own, well separated training examples right, from features as they are, not standardised", _fits),
+            (
+                "add the share of each class to the bias: an average image should get just that",
+                _bias_is_right,
+            ),
+            ("give the same logits when each feature comes in other units", _units_do_not_matter),
+            ("survive a feature that never changes, whose standard deviation is 0", _dead_feature),
+            ("be the least-squares head with penalty 1, no more and no less, on standardised features", _least_squares),
         ),
         (
             "Standardise the features, solve for the head, then rewrite the head so that it takes the raw features.",
             "With standardised x and centred one-hot y, the solution w [D, num_classes] of (x'x + I) w = x'y is what "
             "torch.linalg.solve finds. Keep the standard deviation above 1e-6.",
-            "x = (features - mean) / std, so x @ w = features @ (w / std) - mean @ (w / std): divide the rows of w by std, "
-            "and put the rest, with the mean of the one-hot labels, into the bias.",
+            "Write one logit out as a sum over standardised features, and multiply it out: what does a raw feature end up "
+            "multiplied by? All that holds no feature, and the mean of the one-hot labels, goes into the bias.",
         ),
         fit_head,
     ),
