@@ -107,8 +107,8 @@ EXERCISES: dict[str, Exercise] = {
         (
             "An epoch is one pass over the training images. How many images does the whole run show, counting repeats?",
             "bitlib.HyperRule(n, (32, 32)) knows the number of steps, total_steps, and of images per step, batch_size.",
-            "A run that shows 256,000 images of a training set of 50 has shown each of them 5,120 times. The rule takes care of "
-            "small, medium and large tasks by itself.",
+            "A run that shows 256,000 images of a training set of 50 has shown each of them 5,120 times. The rule takes care "
+            "of small, medium and large tasks by itself.",
         ),
         epochs,
         inputs=_numbers_of_images,
@@ -136,8 +136,8 @@ EXERCISES: dict[str, Exercise] = {
         (
             "Take one class after the other. Where in labels are its members?",
             "(labels == c).nonzero()[:, 0] are the members. The first k places of a random order choose k of them.",
-            "torch.randperm takes a generator. Make one from the seed before the loop, not in it, so that no two classes get the "
-            "same order; and look up the chosen places among the members, since labels knows nothing of them.",
+            "torch.randperm takes a generator. Make one from the seed before the loop, not in it, so that no two classes get "
+            "the same order; and look up the chosen places among the members: they are not yet places in labels.",
         ),
         few_shot,
     ),

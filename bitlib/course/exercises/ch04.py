@@ -115,8 +115,8 @@ EXERCISES: dict[str, Exercise] = {
         (
             "A filter is what makes one output channel. Which axes of [out, in, kh, kw] belong to one filter?",
             "torch.var_mean takes all of these axes at once. Look up keepdim and correction; and what if the variance is 0?",
-            "Axis 0 counts the filters: leave it out, and average over the other three. Add a number far below any real variance, "
-            "such as 1e-10, before the square root, and make a new tensor.",
+            "Axis 0 counts the filters: leave it out, and average over the other three. Add a number far below any real "
+            "variance, such as 1e-10, before the square root, and make a new tensor.",
         ),
         standardize,
         inputs=lambda: [(random(*shape, seed=i),) for i, shape in enumerate([(4, 3, 3, 3), (6, 2, 1, 1), (2, 4, 3, 1)])],

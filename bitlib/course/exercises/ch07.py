@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ..check import Exercise, alike
+from ..check import Exercise
 from .cases import random
 
 
@@ -221,8 +221,8 @@ EXERCISES: dict[str, Exercise] = {
             "Two kinds of tensor change: parameters, by their gradient, and the buffers of batch norm, in train mode.",
             "Start with the names in model.named_parameters() whose p.requires_grad is true. model.named_modules() gives "
             "the path of every layer, and layer.named_buffers() the names of its statistics.",
-            "Go through the layers with their paths, and stop only at those that are a batch norm (all its kinds are instances of "
-            "torch.nn.modules.batchnorm._BatchNorm) and are training. The full name of a buffer begins with the layer's path.",
+            "Go through the layers with their paths, and stop only at those that are a batch norm (all its kinds are instances "
+            "of torch.nn.modules.batchnorm._BatchNorm) and are training. A buffer's full name begins with the layer's path.",
         ),
         what_moves,
         inputs=lambda: [(make(),) for make in (_network, _frozen, _free_weights, _one_layer_in_train_mode, _convolutional)],
@@ -252,8 +252,8 @@ EXERCISES: dict[str, Exercise] = {
         (
             "requires_grad has no power over running statistics. Which switch has?",
             "A batch norm in evaluation mode uses its statistics and does not move them. model.modules() visits every layer.",
-            "isinstance tells a batch norm from another layer; torch.nn.modules.batchnorm._BatchNorm is the parent of all kinds. "
-            "Switch these, one at a time, and not a block that holds them.",
+            "isinstance tells a batch norm from other layers; torch.nn.modules.batchnorm._BatchNorm is the parent of all its "
+            "kinds. Switch these, one at a time, and not a block that holds them.",
         ),
         keep_statistics,
     ),
