@@ -54,7 +54,13 @@ def test_hints_climb_and_stay_on_the_last(capsys):
     for answer, expected in (
         (empty, "Still empty."),  # and no hint is used up
         (lambda x: x, "should double its input\nhint 1 of 3: one"),
-        (lambda x: x / 0, "stopped with ZeroDivisionError: division by zero\nhint 2 of 3"),
+        (lambda x: x / 0, "should double its input, but it stopped with ZeroDivisionError: division by zero, in the line"),
+        (lambda x: None, "but it returned None. Is `return` missing?"),
+        (lambda x: y, "NameError: name 'y' is not defined"),  # noqa: F821  a learner's slip
+        (lambda x: x.exp(), "AttributeError: 'int' object has no attribute 'exp'"),
+        (lambda: 4, "takes 0 positional arguments but 1 was given. This uses up no hint."),
+        (4, "Give the function itself, without calling it"),
+        (lambda x: 3 * x, "should double its input\nhint 2 of 3"),
         (empty, "Still empty."),
         (lambda x: x, "hint 3 of 3: three"),
         (lambda x: x, "hint 3 of 3: three"),

@@ -122,9 +122,15 @@ def _clusters(scale=1.0, shift=0.0, seed: int = 0) -> tuple[torch.Tensor, torch.
     return (features * torch.tensor([1.0, 30.0, 0.1, 5.0])) * scale + shift, labels
 
 
-def _logits(fit, features, labels) -> torch.Tensor:
+def _noisy(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Arguments for a head; ten features of 30 are of no use, so that the penalty shows."""
+    features, labels = _clusters(seed=seed)
+    return torch.cat([features[:20], random(10, 4, seed=seed)]), labels, 3
+
+
+def _logits(fit, features, labels, num_classes: int = 3) -> torch.Tensor:
     """float64, whatever the head is made of."""
-    weight, bias = (torch.as_tensor(part).double() for part in fit(features, labels, 3))
+    weight, bias = (torch.as_tensor(part).double() for part in fit(features, labels, num_classes))
     return features.double() @ weight.T + bias
 
 
@@ -157,13 +163,49 @@ def _dead_feature(fit) -> bool:
 
 
 def _least_squares(fit) -> bool:
-    """Both ways to standardise, with n and with n - 1, are near enough to each other."""
-    for seed in range(3):
-        features, labels = _clusters(seed=seed)
-        features = torch.cat([features[:20], random(10, 4, seed=seed)])  # ten images of no use, so that the penalty shows
-        if not torch.allclose(_logits(fit, features, labels), _logits(fit_head, features, labels), atol=5e-3):
-            return False
-    return True
+    """Standardising with n - 1 for n is near enough."""
+    return torch.allclose(_logits(fit, *_noisy()), _logits(fit_head, *_noisy()), atol=5e-3)
+
+
+def _slipped_head(penalty=lambda n: 1.0, scale=lambda std, features: std, raw=True, shares=True):
+    """`fit_head` with mistakes: another penalty or scale, no way back to raw features, no shares of the classes."""
+
+    def fit(features, labels, num_classes):
+        std, mean = torch.std_mean(features, dim=0, correction=0)
+        std = scale(std, features)
+        x, y = (features - mean) / std, F.one_hot(labels, num_classes).float()
+        w = torch.linalg.pinv(x.T @ x + penalty(len(x)) * torch.eye(x.shape[1])) @ x.T @ (y - y.mean(0))
+        weight = (w / std[:, None]).T if raw else w.T
+        return weight, (y.mean(0) if shares else 0) - (weight @ mean if raw else 0)
+
+    return fit
+
+
+def _state_after(keep, make) -> list:
+    """What keep_statistics leaves: the modes of all modules, requires_grad, and whether a batch moves the statistics."""
+    model = make().train()
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    for layer in layers:
+        layer.running_mean.fill_(0.5)
+    keep(model)
+    modes, gradients = [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]
+    model(random(8, 4))
+    return [modes, gradients, [bool((layer.running_mean == 0.5).all()) for layer in layers]]
+
+
+def _switch(change):
+    """A function of a model that changes every batch norm."""
+
+    def keep(model):
+        for module in model.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                change(module)
+
+    return keep
+
+
+def _and_freeze(module) -> None:
+    module.eval().requires_grad_(False)
 
 
 def what_moves(model):
@@ -206,7 +248,10 @@ EXERCISES: dict[str, Exercise] = {
                 "still name the running statistics, but no weight, where only the gradients were switched off",
                 lambda f: _agrees(f, _frozen_by_gradient),
             ),
-            ("leave the statistics out where the batch norm is in evaluation mode", lambda f: _agrees(f, _frozen)),
+            (
+                "leave the statistics out where the batch norm is in evaluation mode, whatever the model is in",
+                lambda f: _agrees(f, _frozen),
+            ),
             (
                 "name the weights of a batch norm in evaluation mode, which still get gradients",
                 lambda f: _agrees(f, _free_weights),
@@ -256,6 +301,22 @@ EXERCISES: dict[str, Exercise] = {
             "kinds. Switch these, one at a time, and not a block that holds them.",
         ),
         keep_statistics,
+        inputs=lambda: [(_network,), (_convolutional,)],
+        run=_state_after,
+        slips=(
+            (
+                "switch off gradients, which have no power over running statistics",
+                _switch(lambda module: module.requires_grad_(False)),
+            ),
+            ("put the whole model into evaluation mode", lambda model: model.eval()),
+            ("freeze γ and β, too", _switch(_and_freeze)),
+            (
+                "hold the statistics by their momentum, while batches are still normalised with their own",
+                _switch(lambda module: setattr(module, "momentum", 0.0)),
+            ),
+            ("reset the statistics", _switch(lambda module: module.eval().reset_running_stats())),
+            ("change nothing", lambda model: None),
+        ),
     ),
     "fit_head": Exercise(
         "Fit a linear head without a single step of SGD.",
@@ -278,5 +339,17 @@ EXERCISES: dict[str, Exercise] = {
             "multiplied by? All that holds no feature, and the mean of the one-hot labels, goes into the bias.",
         ),
         fit_head,
+        inputs=lambda: [_noisy(seed) for seed in range(3)],
+        run=_logits,
+        within=2e-2,
+        slips=(
+            ("forget the penalty, or nearly", _slipped_head(penalty=lambda n: 0.0)),
+            ("multiply the penalty by the number of images", _slipped_head(penalty=lambda n: n)),
+            ("leave the features as they are, not standardised", _slipped_head(scale=lambda std, f: torch.ones_like(std))),
+            ("divide all features by one standard deviation", _slipped_head(scale=lambda std, f: f.std().expand_as(std))),
+            ("divide the features by their variance", _slipped_head(scale=lambda std, f: std**2)),
+            ("return a head for standardised features", _slipped_head(raw=False)),
+            ("forget the shares of the classes in the bias", _slipped_head(shares=False)),
+        ),
     ),
 }

@@ -182,7 +182,10 @@ EXERCISES: dict[str, Exercise] = {
     "subsets_needed": Exercise(
         "How many shared subsets does a comparison need?",
         (
-            ("return 16 for a difference of 1 and a spread of 2", lambda f: alike(f(1.0, 2.0), 16)),
+            (
+                "return 16 for a difference of 1 and a spread of 2: exactly two standard errors will do",
+                lambda f: alike(f(1.0, 2.0), 16),
+            ),
             (
                 "return 9 for a difference of 1 and a spread of 1.5: exactly two standard errors will do",
                 lambda f: alike(f(1.0, 1.5), 9),

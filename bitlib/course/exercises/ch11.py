@@ -199,8 +199,8 @@ EXERCISES: dict[str, Exercise] = {
         (
             "Divide by the temperature before anything else. Then ask yourself what exp(1000) returns.",
             "Subtracting the same number from every logit of a row changes no probability. Which number keeps exp small?",
-            "Each row needs its own maximum, not the batch's. amax finds it, and keepdim keeps its shape fit for subtracting. The "
-            "sum by which you divide in the end needs keepdim, too.",
+            "Each row needs its own maximum, not the batch's. amax finds it, and keepdim keeps its shape fit for subtracting. "
+            "The sum by which you divide in the end needs keepdim, too.",
         ),
         soften,
         inputs=lambda: [(random(4, 3, seed=i), t) for i, t in enumerate((1, 0.4, 2.5, 8))],

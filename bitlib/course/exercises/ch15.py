@@ -165,6 +165,16 @@ def _ring(add=lambda step, n: step < n - 1, neighbour=lambda d, n: (d + 1) % n):
     return reduce
 
 
+def _into_its_own_place(devices):
+    n, held = len(devices), [list(numbers) for numbers in devices]
+    for step in range(2 * (n - 1)):
+        sent = [held[d][(d - step) % n] for d in range(n)]
+        for d in range(n):
+            right = (d + 1) % n
+            held[right][right] = sent[d] + (held[right][right] if step < n - 1 else 0)
+    return held
+
+
 def _devices() -> list[tuple[list[list[int]]]]:
     return [([[Random(100 * n + d).randint(1, 99) + i for i in range(n)] for d in range(n)],) for n in (2, 3, 5)]
 
@@ -181,15 +191,15 @@ EXERCISES: dict[str, Exercise] = {
             ("give it when the last part is shorter: 10 images in 4 parts", _agrees([0, 1, 2, 0, 1, 2, 0, 1, 2, 0], 4)),
             ("start from zero, and not add to the gradient of an earlier step", _agrees([0, 1, 2, 0], 2, stale=True)),
             ("give it when one part has fewer labels than the other", _agrees([0, 1, 2, 0, -1, -1, -1, 1], 2)),
-            ("give it when a part has no label at all, where the mean of the part is nan", _agrees([0, 1, -1, -1], 2)),
+            ("give it when a part has no label at all", _agrees([0, 1, -1, -1], 2)),
             ("show the model every image once, and at most three of ten at a time in 4 parts", _saves_memory),
         ),
         (
             "The mean divides by the number of labelled images in the whole batch. Which parts of the sum does one part know?",
             "Take the *sum* of the losses in each part (reduction='sum', ignore_index=-1), and divide it by something that no "
             "single part can know.",
-            "Begin with model.zero_grad(). Count the labels of the whole batch before the loop, and call backward() once per "
-            "part; PyTorch adds the gradients up.",
+            "Clear the gradients of an earlier step first. Count the labels of the whole batch before the loop, and call "
+            "backward() once per part; PyTorch adds the gradients up.",
         ),
         accumulate,
         inputs=_batches,
@@ -278,6 +288,7 @@ EXERCISES: dict[str, Exercise] = {
             ("begin the second lap one step early", _ring(lambda step, n: step < n - 2)),
             ("hand the numbers to the left", _ring(neighbour=lambda d, n: (d - 1) % n)),
             ("hand each number to the device that sent it", _ring(neighbour=lambda d, n: d)),
+            ("put what arrives into the receiver's own place, not into the number's", _into_its_own_place),
             ("add in the second lap, and replace in the first", _ring(lambda step, n: step >= n - 1)),
         ),
     ),
