@@ -172,7 +172,7 @@ class Exercise:
                 if isinstance(error, NotImplementedError) and not error.args:
                     message = "Still empty. Write the function, then run this cell; it will check your answer and give hints."
                     raise _NoResult(message) from None
-                stopped = f"it stopped with {type(error).__name__}: {error}{_place(error, answer)}"
+                stopped = f"it stopped with {_line(error)}{_place(error, answer)}"
                 raise _NoResult(f"not yet: it should {what}, but {stopped}. This uses up no hint.") from error
             return returned[-1]
 
@@ -182,7 +182,7 @@ class Exercise:
             except _NoResult:
                 raise
             except Exception as error:
-                passed, unusable = False, f", but what it returned cannot be used here ({type(error).__name__}: {error})"
+                passed, unusable = False, f", but what it returned cannot be used here ({_line(error)})"
             if not passed and self._returns_a_value() and all(value is None for value in returned):
                 raise _NoResult(f"not yet: it should {what}, but it returned None. Is `return` missing? This uses up no hint.")
             if not passed:
@@ -197,9 +197,9 @@ class Exercise:
         trials = []
         for i, arguments in enumerate(self.inputs()):
             wanted = self.run(self.answer, *self.inputs()[i])  # new arguments each time, which an answer may spoil
-            told, result = (re.sub(r"\d+\.\d{5,}", lambda m: f"{float(m[0]):.4g}", t) for t in (repr(arguments), repr(wanted)))
-            short = self.run is _apply and len(told + result) < 100
-            what = f"return {result} for {told}" if short else "agree with the solution on random inputs"
+            told = f"return {wanted!r} for {self.answer.__name__}({', '.join(map(repr, arguments))})"
+            told = re.sub(r"\d+\.\d{5,}", lambda number: f"{float(number[0]):.4g}", told)
+            what = told if self.run is _apply and len(told) < 128 else "agree with the solution on random inputs"
             trials.append((what, lambda f, i=i, w=wanted: alike(self.run(f, *self.inputs()[i]), w, self.within)))
         return trials
 
@@ -216,6 +216,10 @@ class Exercise:
             except Exception:  # one of the two cannot cope with these inputs
                 continue
         return ""
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split("\n")[0].split())
 
 
 def _place(error: Exception, answer: Callable) -> str:

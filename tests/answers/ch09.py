@@ -118,15 +118,15 @@ WRONG = {
         "one bin": (lambda c, r, bins=10: (c.mean() - r.mean()).abs(), "let the bins cancel each other"),
         "bins not weighted": (lambda c, r, bins=10: _bins(c, r, bins, weigh=False), "weight all bins the same"),
         "a confidence of 1 in a bin of its own": (
-            lambda c, r, bins=10: _bins(c, r, bins + 1, last=False) if False else _bins(c, r, bins, last=False),
+            lambda c, r, bins=10: _bins(c, r, bins, last=False),
             "put a confidence of exactly 1 into the last bin",
         ),
         "empty bins": (_empty_bins, "leave out the empty bins"),
         "always ten bins": (lambda c, r, bins=10: _bins(c, r, 10), "use ten bins, whatever it is asked for"),
         "image by image": (lambda c, r, bins=10: (c - r).abs().mean(), "compare image by image"),
-        "Brier score": (lambda c, r, bins=10: (c - r).square().mean(), "right three times out of four"),
+        "Brier score": (lambda c, r, bins=10: (c - r).square().mean(), "return the Brier score"),
         "squares": (lambda c, r, bins=10: _bins(c, r, bins, power=2), "square the distances"),
-        "as many images in each bin": (_equal_counts, "it should"),
+        "as many images in each bin": (_equal_counts, "put as many images into each bin"),
     },
     "pairs": {
         "both orders": (lambda p: len({(i, j) for i, j in enumerate(p.tolist()) if i != j}), "count a pair twice"),

@@ -101,6 +101,13 @@ def _fitted(before, after, check_sum=True, check_all=True, whole=False, even=Non
     return t if (t > 0 or not positive) and (fits or not check_all) else None
 
 
+def _first_and_last(before, after):
+    if abs(sum(after) - 1) > 1e-3 or any((p > 0) != (q > 0) for p, q in zip(before, after)):
+        return None
+    before, after = ([v for v in row if v > 0] for row in (before, after))
+    return _fitted([before[0], before[-1]], [after[0], after[-1]], check_sum=False)
+
+
 def _ratio_of_neighbours(before, after):
     log = [[math.log(v) for v in row] for row in (before, after)]
     return (log[0][0] - log[0][1]) / (log[1][0] - log[1][1])
@@ -205,13 +212,10 @@ WRONG = {
     "temperature_of": {
         "1 / T": (lambda p, q: (t := _fitted(p, q)) and 1 / t, "return 1 / T"),
         "whole numbers": (lambda p, q: _fitted(p, q, whole=True), "find 2.5"),
-        "first and last": (
-            lambda p, q: _fitted([p[0], p[-1]], [q[0], q[-1]], check_sum=False) if abs(sum(q) - 1) < 1e-3 else None,
-            "cope with a probability of 0",
-        ),
+        "first and last": (_first_and_last, "look at every entry"),
         "highest and lowest": (lambda p, q: _fitted(p, q, check_all=False), "look at every entry"),
         "first two": (_ratio_of_neighbours, "two classes that tie for first"),
-        "sums not checked": (lambda p, q: _fitted(p, q, check_sum=False, check_all=False), "look at every entry"),
+        "sums not checked": (lambda p, q: _fitted(p, q, check_sum=False), "does not sum to 1"),
         "below 0": (
             lambda p, q: _fitted(p, q, positive=False),
             "accept a temperature below 0",

@@ -87,6 +87,11 @@ def _gaps(confidence, right, bins=10, place=torch.floor) -> list[tuple[float, fl
     return [(float(p.double().mean()), float(confidence[p].mean() - right[p].mean())) for p in parts]
 
 
+def _equal_counts(confidence, right, bins=10) -> float:
+    parts = confidence.argsort().chunk(bins)
+    return sum(len(p) * abs(float(confidence[p].mean() - right[p].mean())) for p in parts) / len(confidence)
+
+
 def _partners() -> list[tuple[torch.Tensor]]:
     """Partners with and without repetition; one image is its own."""
     made = []
@@ -190,6 +195,8 @@ EXERCISES: dict[str, Exercise] = {
             ("weight all bins the same", lambda *args: (lambda g: sum(abs(d) for _, d in g) / len(g))(_gaps(*args))),
             ("take the worst bin, which is the maximum calibration error", lambda *args: max(abs(d) for _, d in _gaps(*args))),
             ("compare image by image, without bins", lambda c, r, bins=10: float((c - r).abs().mean())),
+            ("return the Brier score, which has no bins", lambda c, r, bins=10: float((c - r).square().mean())),
+            ("put as many images into each bin, where the bins should be as wide as each other", _equal_counts),
             ("square the distances", lambda *args: sum(w * d * d for w, d in _gaps(*args))),
             ("use ten bins, whatever it is asked for", lambda c, r, bins=10: ece(c, r, 10)),
             (

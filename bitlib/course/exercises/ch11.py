@@ -37,16 +37,15 @@ def _pulls(loss, t, alpha, scale=1) -> bool:
     return alike(_pull(loss, 0, t, alpha, scale), _pull(distillation_loss, 0, t, alpha, scale))
 
 
-def _loss(t_squared=True, hard_t=False, swap=False, reverse=False, soften_teacher=True, per_class=False, per_image=True):
+def _loss(factor=lambda t: t**2, hard_t=False, swap=False, reverse=False, raw_teacher=False, divide=lambda n, classes: n):
     """Hinton's loss with some mistakes."""
 
     def loss(student, teacher, labels, t, alpha):
-        p, q = ((teacher.detach() / (t if soften_teacher else 1)).log_softmax(1), (student / t).log_softmax(1))
-        soft = F.kl_div(p, q, reduction="sum", log_target=True) if reverse else F.kl_div(q, p, reduction="sum", log_target=True)
-        soft = soft / ((len(labels) if per_image else 1) * (student.shape[1] if per_class else 1))
+        p, q = (teacher.detach() / (1 if raw_teacher else t)).log_softmax(1), (student / t).log_softmax(1)
+        soft = (q.exp() * (q - p) if reverse else p.exp() * (p - q)).sum() / divide(*student.shape)
         hard = F.cross_entropy(student / (t if hard_t else 1), labels)
         weight = 1 - alpha if swap else alpha
-        return weight * (t**2 if t_squared is True else t if t_squared else 1) * soft + (1 - weight) * hard
+        return weight * factor(t) * soft + (1 - weight) * hard
 
     return loss
 
@@ -241,15 +240,15 @@ EXERCISES: dict[str, Exercise] = {
         inputs=_settings,
         run=_pull,
         slips=(
-            ("forget the factor T²", _loss(t_squared=False)),
-            ("multiply by T where T² is needed", _loss(t_squared="once")),
+            ("forget the factor T²", _loss(factor=lambda t: 1)),
+            ("multiply by T where T² is needed", _loss(factor=lambda t: t)),
             ("use the temperature in the labels' term, too", _loss(hard_t=True)),
             ("multiply the labels' term by T², too", _both_terms_t_squared),
             ("give alpha to the labels, and the rest to the teacher", _loss(swap=True)),
             ("turn the KL divergence round: the student's probabilities weigh the logarithms", _loss(reverse=True)),
-            ("leave the teacher's probabilities as they are at temperature 1", _loss(soften_teacher=False)),
-            ("average over the classes, where the sum is needed", _loss(per_class=True)),
-            ("add up the images of the batch, where the mean is needed", _loss(per_image=False)),
+            ("leave the teacher's probabilities as they are at temperature 1", _loss(raw_teacher=True)),
+            ("average over the classes, where the sum is needed", _loss(divide=lambda n, classes: n * classes)),
+            ("add up the images of the batch, where the mean is needed", _loss(divide=lambda n, classes: 1)),
             ("take the teacher's guesses for the labels", _with_the_teachers_guess),
             ("ignore the labels", lambda s, v, y, t, alpha: hintons_loss(s, v, y, t, 1)),
             ("ignore the teacher", lambda s, v, y, t, alpha: hintons_loss(s, v, y, t, 0)),
@@ -278,6 +277,10 @@ EXERCISES: dict[str, Exercise] = {
             ),
             ("refuse a row whose order is reversed", lambda f: f([0.7, 0.2, 0.1], _softened([0.7, 0.2, 0.1], -1)) is None),
             ("look at every entry, not at the first and the last alone", lambda f: f(*_swapped_in_the_middle()) is None),
+            (
+                "refuse a row that does not sum to 1, though a temperature gives its ratios",
+                lambda f: f([0.6, 0.3, 0.1], [v / 2 for v in _softened([0.6, 0.3, 0.1], 2)]) is None,
+            ),
             (
                 "refuse the row that sums to 0.555",
                 lambda f: f([1e-6, 0.9, 0.1, 1e-9], [0.05, 0.3, 0.2, 0.005]) is None,
