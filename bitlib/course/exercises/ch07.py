@@ -311,7 +311,7 @@ EXERCISES: dict[str, Exercise] = {
             ("put the whole model into evaluation mode", lambda model: model.eval()),
             ("freeze γ and β, too", _switch(_and_freeze)),
             (
-                "hold the statistics by their momentum, while batches are still normalised with their own",
+                "hold the statistics still, while batches are normalised with their own",
                 _switch(lambda module: setattr(module, "momentum", 0.0)),
             ),
             ("reset the statistics", _switch(lambda module: module.eval().reset_running_stats())),

@@ -94,7 +94,7 @@ def _rows() -> list[tuple]:
         before = random(3 + seed, seed=seed).double().softmax(0).tolist()
         made.append((before, _softened(before, t)))
     unequal = _softened(made[3][0], 2)
-    unequal[1], unequal[2] = unequal[2], unequal[1]
+    unequal[0], unequal[2] = unequal[2], unequal[0]
     return [*made, (made[3][0], unequal), (made[1][0], _softened(made[1][0], -1))]
 
 
