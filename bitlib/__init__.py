@@ -8,15 +8,17 @@ __version__ = "0.1.0"
 
 # Public names by module. Each is imported on first use, so that `bitlib --help` does not wait for PyTorch.
 _NAMES = {
+    "choose": ("choose",),
     "data": ("Task", "list_tasks", "load_task"),
     "distill": ("Distillation", "Ensemble", "distillation_loss", "soften"),
     "evaluate": ("Evaluation", "evaluate"),
+    "features": ("cache_features",),
     "files": ("UserError",),
     "hyperrule": ("HyperRule",),
     "loop": ("Loop",),
     "mixup": ("mixup", "mixup_loss"),
     "resnet": ("ARCHS", "Arch", "ResNetV2", "count_parameters"),
-    "transfer": ("Run", "cache_features", "distill", "few_shot_runs", "finetune", "freeze", "linear_probe"),
+    "transfer": ("Run", "distill", "few_shot_runs", "finetune", "freeze", "linear_probe"),
     "weights": ("create_model", "list_models", "load_npz", "load_weights", "model_info", "save_npz", "save_weights"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
@@ -24,7 +26,7 @@ __all__ = [*_HOME]
 
 
 class _Package(ModuleType):
-    """A package in which importing a module does not hide the public function of the same name (there are three)."""
+    """A package in which importing a module does not hide the public function of the same name (there are four)."""
 
     def __getattr__(self, name: str):
         if name in _HOME:

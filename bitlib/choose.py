@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from .data.task import Images, Task
+from .data.augment import cut, resize
+from .data.task import ArrayImages, Images, Task
 from .device import pick_device
 from .distributed import from_main, is_main
 from .evaluate import Evaluation
@@ -29,7 +30,7 @@ from .hyperrule import HyperRule
 from .loop import Loop
 from .resnet import ResNetV2
 from .transfer import Run, default_rule, finetune, learnt, linear_probe, write_json
-from .weights import info_of
+from .weights import create_model, info_of
 
 SIDES = (16, 24, 32, 48, 64, 96, 128, 160, 192, 224)  # in pixels
 PENALTIES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # inverse strengths of the L2 penalty, tried for every head
@@ -39,6 +40,8 @@ SCOUT = 2000  # training images that are looked at to choose a resolution
 FOLDS = 5
 # Shares of the budget: features at all sides, and fine-tuning. The rest is for the winner's own features and the test.
 LOOKING, TUNING = 0.35, 0.3
+CHECKED = 32  # pixels: the side at which `spoilt` looks at images
+LABELS_LOST = {"mirror": 0.05, "crop": 0.25}  # shares of images that an augmentation may cost
 BACKWARD = 3.5  # a training step takes about as long as so many forward passes
 
 
@@ -70,14 +73,22 @@ class Plan:
     speed: float
 
 
-def choose(models: ResNetV2 | Sequence[ResNetV2], task: Task, budget: float = 180, seed: int = 0, loop: Loop = Loop()) -> Run:
+def choose(
+    models: ResNetV2 | Sequence[ResNetV2],
+    task: Task,
+    budget: float = 180,
+    seed: int = 0,
+    loop: Loop = Loop(),
+    *,
+    side: int | None = None,
+) -> Run:
     """Find a good way to use `models` on `task`, by validation; returns the winner's Run, tested once.
 
     Fits linear probes at several resolutions, fine-tunes from the best head that the budget can afford, and keeps what has the
     lowest loss on held-out images; fine-tuning has to be ahead of the probe by more than the standard error of the difference.
-    models: one, or several starts to choose from. budget: about how many seconds this may take here. Mirrored images are used
-    if the task allows them and validation agrees. run.config holds every trial under "tried" and the reason under "why". Raises
-    UserError and `trainer.Interrupted` as `finetune` does.
+    models: one, or several starts to choose from. budget: about how many seconds this may take here. side: choose only the
+    penalty of a probe at this side. Mirrored images are used if the task allows them and validation agrees. run.config holds
+    every trial under "tried" and the reason under "why". Raises UserError and `trainer.Interrupted` as `finetune` does.
     """
     started = time.perf_counter()
     models = [models] if isinstance(models, ResNetV2) else list(models)
@@ -86,7 +97,7 @@ def choose(models: ResNetV2 | Sequence[ResNetV2], task: Task, budget: float = 18
     device, closed = pick_device(loop.device), task.closed()
     for model in models:
         model.to(device, memory_format=torch.channels_last).eval()
-    plan = _plan(models, task, budget, loop, device)
+    plan = _plan(models, task, budget, loop, device) if side is None else Plan({info_of(m).name: [side] for m in models}, {}, 0)
     search = _Search(closed, loop, seed)
     for model in models:
         search.look(model, plan.sides[info_of(model).name])
@@ -240,6 +251,38 @@ def calibrated(seen: Evaluation) -> Tensor:
     return min(losses, key=lambda loss: loss.mean().item())
 
 
+def spoilt(task: Task) -> dict[str, float]:
+    """Augmentations that seem to destroy labels of `task`, with the share of validation images that they cost.
+
+    The course's small networks, frozen, learn whole images and are tested on mirrored ones ("mirror") and on corners that show
+    four fifths of each side ("crop"). Mirroring should cost next to nothing, and a corner not much.
+    """
+    nets = [create_model(name, pretrained=True) for name in ("photos-L", "glyphs-L")]
+    train, val = (_some(images, SCOUT // 4) for images in (task.train, task.val))
+
+    def features(images: Images, *how) -> Tensor:
+        return torch.cat([cache_features(net, images, CHECKED, *how) for net in nets], 1).double()
+
+    weight, bias = fit_head(features(train.prepare(CHECKED, "cpu")), train.labels, task.num_classes, 0.01)
+    larger = val.prepare(CHECKED * 5 // 4, "cpu")
+    every = torch.arange(len(val))
+    pixels = larger.batch(every, larger.draw(len(val), torch.Generator().manual_seed(0)))
+    edge = CHECKED * 5 // 4 - CHECKED
+    corners = torch.stack([every % 4 // 2 * edge, every % 2 * edge, torch.zeros_like(every)])
+
+    def right(images: Images, *how) -> float:
+        return ((features(images, *how) @ weight.T + bias).argmax(1) == val.labels).double().mean().item()
+
+    whole = ArrayImages(resize(pixels, CHECKED), val.labels)
+    known = right(whole)
+    noise = 2 * (2 * known * (1 - known) / len(val)) ** 0.5
+    costs = {
+        "mirror": known - right(whole, True),
+        "crop": known - right(ArrayImages(cut(pixels, corners, CHECKED), val.labels)),
+    }
+    return {name: cost for name, cost in costs.items() if cost > LABELS_LOST[name] + noise}
+
+
 def _copy(model: ResNetV2) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in model.state_dict().items()}
 
@@ -254,8 +297,12 @@ def _some(images: Images, count: int) -> Images:
 def _plan(models: Sequence[ResNetV2], task: Task, budget: float, loop: Loop, device: torch.device) -> Plan:
     """The plan for this machine; a resumed run keeps the one that it began with."""
     path = loop.out and Path(loop.out) / "trials" / "plan.json"
-    if path and loop.resume and path.exists():
-        return Plan(**json.loads(path.read_text("utf8")))
+    if path and from_main(path.exists()):
+        if not loop.resume:
+            raise UserError(
+                f"{loop.out} holds a run that was not finished; add --resume to continue it, or choose another --out"
+            )
+        return Plan(**from_main(json.loads(path.read_text("utf8")) if is_main() else None))
     images = min(len(task.train), SCOUT) + min(len(task.val), SCOUT)
     sides, steps = {}, {}
     for model in models:

@@ -13,12 +13,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from itertools import product
 from pathlib import Path
 
 from .files import UserError
 from .loop import PRECISIONS, Loop
+
+BUDGET = 180  # seconds for `choose`
 
 
 class _Parser(argparse.ArgumentParser):
@@ -107,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
         few = "use only K training images per class, chosen at random by --seed"
         sub.add_argument("--shots", type=_positive, metavar="K", help=few)
         variant = "variant of the HyperRule (default: code)"
-        sub.add_argument("--variant", default="code", choices=("code", "paper"), help=variant)
+        sub.add_argument("--variant", choices=("code", "paper"), help=variant)
         training(sub)
         method = sub.add_mutually_exclusive_group()
         method.add_argument("--scratch", action="store_true", help="start from random weights, for comparison")
@@ -116,10 +118,18 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("models", run_models, "list the models")
     sub.add_argument("--json", action="store_true", help="as JSON")
 
-    sub = command("finetune", run_finetune, "fine-tune a pre-trained model on DATA with the BiT-HyperRule")
+    sub = command("finetune", run_finetune, "transfer a pre-trained model to DATA")
+    sub.epilog = (
+        "A small model of the course is tried at several resolutions, as a linear probe and fine-tuned, and validation images "
+        "decide. Any of --hyperrule, --steps, --batch-size, --lr, --variant, --freeze and --scratch follows the HyperRule "
+        "instead, adapted to small models. An official BiT model always follows the HyperRule."
+    )
     method = downstream(sub)
+    method.add_argument("--hyperrule", action="store_true", help="fine-tune by the BiT-HyperRule and try nothing else")
     method.add_argument("--linear-probe", action="store_true", help="fit only the head, on cached features")
     method.add_argument("--freeze", metavar="STAGE", help="freeze everything before STAGE: stage1 to stage4, or head")
+    budget = f"time for trying things out, roughly, on this machine (default: {BUDGET})"
+    sub.add_argument("--budget", type=_number(float, 1), metavar="SECONDS", help=budget)
 
     sub = command("distill", run_distill, "train a model on DATA to imitate a teacher that was fine-tuned on it")
     downstream(sub)
@@ -249,22 +259,80 @@ def _report_run(run, out: str) -> None:
 
 def run_finetune(args) -> None:
     """`bitlib finetune`."""
-    from .transfer import finetune, freeze, linear_probe
+    from .choose import choose
+    from .transfer import finetune, freeze
+    from .weights import create_model
 
+    by_rule = [name for name in ("steps", "batch_size", "lr", "variant") if getattr(args, name) is not None]
+    by_rule += [name for name in ("hyperrule", "freeze", "scratch") if getattr(args, name)]
+    if args.budget and (by_rule or args.linear_probe):
+        other = "linear-probe" if args.linear_probe else by_rule[0].replace("_", "-")
+        raise UserError(f"--budget is for trying things out, and with --{other} there is nothing to try; leave one of them out")
     if args.linear_probe:
         usable = {"device", "out", "progress"}
         idle = [o.name for o in fields(Loop) if o.name not in usable and getattr(args, o.name) != o.default]
-        idle += [name for name in ("steps", "batch_size", "lr") if getattr(args, name) is not None]
-        if idle:
+        if idle := idle + by_rule:
             raise UserError(f"--linear-probe takes no steps and has no use for --{idle[0].replace('_', '-')}; leave it out")
     task, model, rule, loop = _prepare(args)
-    if args.freeze:
-        try:
-            freeze(model, args.freeze)
-        except ValueError as error:
-            raise UserError(str(error)) from None
-    run = linear_probe(model, task, rule, loop) if args.linear_probe else finetune(model, task, rule, args.seed, loop)
+    if args.linear_probe:
+        run = choose(model, task, seed=args.seed, loop=loop, side=rule.crop)
+    elif by_rule or model.info.recipe is None:
+        if args.budget:
+            raise UserError(f"--budget is for the course's small models; {model.info.name} follows the HyperRule")
+        if args.freeze:
+            try:
+                freeze(model, args.freeze)
+            except ValueError as error:
+                raise UserError(str(error)) from None
+        task = _sound(task)
+        _say_how_long(model, task, rule, loop)
+        run = finetune(model, task, rule, args.seed, loop)
+    else:
+        # Without a wish for a model, letters and drawings may do better with the network that knows characters.
+        models = [model] if args.model else [model, create_model("glyphs-L", pretrained=True)]
+        run = choose(models, task, args.budget or BUDGET, args.seed, loop)
+    if "why" in run.config:
+        print(run.config["why"])
     _report_run(run, args.out)
+
+
+def _sound(task):
+    """The task without augmentations that seem to destroy its labels; says so."""
+    from .choose import spoilt
+
+    flags = {"mirror": "random_flip", "crop": "random_crop"}
+    if not task.name.startswith("folder:"):
+        return task  # its labels are known, and so is what they survive
+    for name, cost in spoilt(task).items():
+        shown = {"mirror": "mirrored", "crop": "cropped"}[name]
+        print(f"note: small networks get {cost:.0%} fewer {shown} images right, so images are not {shown}", file=sys.stderr)
+        task = replace(task, **{flags[name]: False})
+    return task
+
+
+def _say_how_long(model, task, rule, loop: Loop) -> None:
+    """For official models: how long fine-tuning takes here, and what takes less where that is hours."""
+    from .device import pick_device
+    from .transfer import seconds_of
+
+    if model.info.source != "official":
+        return
+    seconds = seconds_of(model, rule, loop)
+    told = f"about {_spoken(seconds)} on this device: {rule.total_steps:,} steps of {rule.batch_size} images, {rule.crop} px"
+    if seconds > 3600 and pick_device(loop.device).type == "cpu":
+        # A forward pass is a third of a training step; every image is seen once, mirrored ones twice.
+        images = 2 * len(task.train) + len(task.val) + len(task.test)
+        probe = seconds / (rule.total_steps * rule.batch_size) / 3 * images
+        told += f"; --linear-probe takes about {_spoken(probe)}"
+    print(told, file=sys.stderr)
+
+
+def _spoken(seconds: float) -> str:
+    """A duration in words, such as "14 hours"."""
+    for unit, size in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.0f} {unit}s"
+    return "a minute" if seconds > 30 else "half a minute" if seconds > 10 else "a few seconds"
 
 
 def run_distill(args) -> None:

@@ -59,7 +59,8 @@ def test_interrupted_and_resumed(tmp_path, monkeypatch):
 
 def test_progressive_resizing_from_a_model(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(resnet.Root, "forward", lambda self, x, real=resnet.Root.forward: seen.append(x.shape[2]) or real(self, x))
+    real = resnet.Root.forward
+    monkeypatch.setattr(resnet.Root, "forward", lambda self, x: seen.append(x.shape[2]) or real(self, x))
     save_weights(ResNetV2(TINY, 3, seed=5), tmp_path / "start.safetensors", {"name": "start"})
     recipe = Upstream(**{**RECIPE, "steps": 5, "lr": 1e-9}, init=str(tmp_path / "start.safetensors"), first_side=8)
     result = pretrain(toy_task(), recipe, loop=QUIET)
