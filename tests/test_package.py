@@ -31,7 +31,9 @@ ROOMS = [
     ["kernels", "norm", "resnet"],
     ["weights"],
     ["distill", "evaluate", "trainer"],
+    ["features"],
     ["transfer", "pretrain"],
+    ["choose"],
     ["export"],
     [""],  # bitlib/__init__.py, which gives the public names
     ["course"],

@@ -1,0 +1,141 @@
+"""Compare the default of `bitlib finetune` with what else could have been done, on folders of photographs; results/default.json.
+
+    python data_scripts/measure_default.py flowers=PATH ants-and-bees=PATH
+Each PATH holds one folder per class, or splits of such folders, which are pooled. Three random splits each (70/15/15). The others
+are linear probes and fine-tuning of the same networks at every size, and logistic regression on hand-made features; the penalty of
+each is chosen on validation images. You can interrupt it at any time; the same command resumes it.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from record import Cells, record, weights_of
+
+import bitlib
+from bitlib.choose import PENALTIES, RATES
+from bitlib.data.folder import FileImages, class_folders, list_images
+from bitlib.data.task import Task, fingerprint, split_indices
+from bitlib.device import pick_device
+from bitlib.evaluate import Evaluation
+from bitlib.features import cache_features, fit_head
+from bitlib.transfer import default_rule
+
+SPLITS, SIDES, TUNED_SIDES, TUNED_STEPS = range(3), (32, 48, 64, 96, 128), (32, 64, 96), 100
+
+
+def pooled(name: str, root: Path, seed: int) -> Task:
+    """All images below `root`, split at random."""
+    folders = [p for p in class_folders(root) if class_folders(p)] or [root]
+    names = sorted({p.name for folder in folders for p in class_folders(folder)})
+    listing = [(image, i) for folder in folders for i, c in enumerate(names) for image in list_images(folder / c)]
+    images = FileImages([path for path, _ in listing], torch.tensor([label for _, label in listing]))
+    splits = [images.subset(indices) for indices in split_indices(images.labels, (0.15, 0.15), seed)]
+    sizes = torch.tensor([size_of(path) for path, _ in listing[:: max(1, len(listing) // 100)]]).median(0).values
+    return Task(name, *splits, tuple(names), tuple(sizes.tolist()), fingerprint=fingerprint(name, len(listing), seed))
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.height, image.width
+
+
+def by_penalty(features: dict, labels: dict, classes: int) -> dict:
+    """Logistic regression; the penalty has the best accuracy on validation images, and only its test accuracy is computed."""
+    heads = {c: fit_head(features["train"], labels["train"], classes, c) for c in PENALTIES}
+
+    def accuracy(c, split):
+        weight, bias = heads[c]
+        return Evaluation(features[split].double() @ weight.T + bias, labels[split]).accuracy
+
+    validation = {c: accuracy(c, "val") for c in PENALTIES}
+    best = max(validation, key=validation.get)
+    return {"c": best, "validation": validation[best], "test": accuracy(best, "test")}
+
+
+def probe(task: Task, model: str, side: int) -> dict:
+    net, parts = bitlib.create_model(model, pretrained=True), {s: getattr(task, s) for s in ("train", "val", "test")}
+    return by_penalty({s: cache_features(net, images, side) for s, images in parts.items()}, labels_of(task), task.num_classes)
+
+
+def labels_of(task: Task) -> dict:
+    return {s: getattr(task, s).labels for s in ("train", "val", "test")}
+
+
+def hand_made(task: Task) -> dict:
+    """Histograms of gradients and of colours at 64 pixels."""
+    features = {}
+    for split in ("train", "val", "test"):
+        pixels = getattr(task, split).prepare(64, "cpu").images.float() / 255
+        grey = pixels.mean(1)
+        dy, dx = torch.gradient(grey, dim=(1, 2))
+        strength, angle = (dx**2 + dy**2).sqrt(), (torch.atan2(dy, dx) % torch.pi) / torch.pi * 9
+        soft = strength[:, None] * (1 - (angle[:, None] - torch.arange(9)[:, None, None] - 0.5).abs()).clamp_min(0)
+        hog = torch.nn.functional.avg_pool2d(soft, 8).flatten(1)
+        hog = hog / hog.norm(dim=1, keepdim=True).clamp_min(1e-6)
+        bins = (pixels * 3.999).long()
+        index = bins[:, 0] * 16 + bins[:, 1] * 4 + bins[:, 2]
+        colours = torch.nn.functional.one_hot(index.flatten(1), 64).float().mean(1).sqrt()
+        features[split] = torch.cat([hog, colours], 1)
+    return by_penalty(features, labels_of(task), task.num_classes)
+
+
+def tuned(task: Task, model: str, side: int, loop) -> dict:
+    """Fine-tuning from a head of zeros; the rate has the best validation accuracy."""
+    runs = []
+    for lr in RATES:
+        net = bitlib.create_model(model, task.num_classes, pretrained=True)
+        rule = default_rule(net, task).adapted(steps=TUNED_STEPS, base_lr=lr, resolution=(side + side // 8, side))
+        runs.append((bitlib.finetune(net, task.closed(), rule, 0, loop), lr))
+    run, lr = max(runs, key=lambda pair: pair[0].val_accuracy)
+    run.decoded["test"] = task.test.prepare(side, "cpu")
+    return {"lr": lr, "validation": run.val_accuracy, "test": run.evaluate("test").accuracy}
+
+
+def default(task: Task, models: tuple, loop) -> dict:
+    started = time.perf_counter()
+    run = bitlib.choose([bitlib.create_model(name, pretrained=True) for name in models], task, loop=loop)
+    keys = ("model", "method", "crop", "why", "plan")
+    found = {key: run.config[key] for key in keys} | {"validation": run.val_accuracy, "test": run.test_accuracy}
+    return found | {"seconds": round(time.perf_counter() - started, 1), "tried": run.config["tried"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", metavar="NAME=PATH")
+    parser.add_argument("--models", nargs="+", default=["photos-L", "glyphs-L"], help="the first one is tried at all sizes")
+    parser.add_argument("--only", nargs="+", choices=("default", "probe", "hand-made", "tuned"), help="measure only these")
+    args = parser.parse_args()
+    loop, models = bitlib.Loop(progress=False), tuple(args.models)
+    cells = Cells("default", {"models": weights_of(models)})
+    wanted = args.only or ("default", "probe", "hand-made", "tuned")
+    measured = {}
+    for name, path in (folder.split("=", 1) for folder in args.folders):
+        tasks = [pooled(name, Path(path), seed) for seed in SPLITS]
+        ways = {}
+        if "default" in wanted:
+            ways["default"] = (default, models, loop)
+        if "probe" in wanted:
+            ways |= {f"probe at {side} px": (probe, models[0], side) for side in SIDES}
+        if "hand-made" in wanted:
+            ways["hand-made features"] = (hand_made,)
+        if "tuned" in wanted:
+            ways |= {f"fine-tuned at {side} px": (tuned, models[0], side, loop) for side in TUNED_SIDES}
+        rows = {}
+        for way, (run, *how) in ways.items():
+            rows[way] = [cells(f"{name}, {way}, {task.fingerprint}", run, task, *how) for task in tasks]
+            tests = [row["test"] for row in rows[way]]
+            print(f"{name}, {way}: {100 * np.mean(tests):.1f} {json.dumps([round(100 * t, 1) for t in tests])}", flush=True)
+        sizes = {"train": len(tasks[0].train), "val": len(tasks[0].val), "test": len(tasks[0].test)}
+        measured[name] = {"images": sizes, "classes": tasks[0].num_classes, "size": tasks[0].image_size, "ways": rows}
+    if not args.only:
+        record("default", {"models": models, "splits": list(SPLITS), "folders": measured}, pick_device("auto"))
+
+
+if __name__ == "__main__":
+    main()
