@@ -1,9 +1,9 @@
-"""Compare the default of `bitlib finetune` with what else could have been done, on folders of photographs; results/default.json.
+"""Compare the default of `bitlib finetune` with its alternatives, on folders of photographs; write results/default.json.
 
     python data_scripts/measure_default.py flowers=PATH ants-and-bees=PATH
-Each PATH holds one folder per class, or splits of such folders, which are pooled. Three random splits each (70/15/15). The others
-are linear probes and fine-tuning of the same networks at every size, and logistic regression on hand-made features; the penalty of
-each is chosen on validation images. You can interrupt it at any time; the same command resumes it.
+Each PATH holds one folder per class, or splits of such folders, which are pooled. Three random splits each (70/15/15). The
+alternatives are linear probes and fine-tuning of the same network at several sizes, and logistic regression on hand-made
+features, each with its penalty or rate chosen on validation images. You can interrupt it; the same command resumes it.
 """
 
 import argparse
