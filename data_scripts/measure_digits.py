@@ -1,76 +1,173 @@
 """Measure few-shot transfer to the real digits, and write results/digits.json and results/digits_scales.json.
 
-    python data_scripts/measure_digits.py
-Each cell uses five random subsets of the training images, as in the paper; each run is tested once, at its end.
-You can interrupt it at any time; the same command resumes it.
+    python data_scripts/measure_digits.py               both
+    python data_scripts/measure_digits.py digits        one
+digits compares five methods by the protocol of bitlib/course/protocol.py: four trials each, chosen on validation images of two
+random subsets, then tested once on each of five others, for every number of images per class. digits_scales fine-tunes three
+networks by the rule, without a search. You can interrupt it at any time; the same command resumes it.
 """
 
 import argparse
 from functools import partial
-from statistics import fmean
 
+import torch
 from record import Cells, record, weights_of
+from torch import nn
 from tqdm import tqdm
 
 import bitlib
+from bitlib.course.protocol import Arm, compare, trials
+from bitlib.data import to_input
 from bitlib.device import pick_device
+from bitlib.features import fit_head
 from bitlib.transfer import default_rule
 
-SHOTS, SEEDS, MODEL, SCALES = (1, 5, 10, 25), range(5), "glyphs-L", ("glyphs-S", "glyphs-M", "glyphs-L")
-SCRATCH_RATES = (0.03, 0.1, 0.3)
-SCRATCH = {"steps": 100, "resolution": (27, 24)}  # twice the steps of fine-tuning, at the resolution that suits it best
-METHODS = {"finetune": "fine-tuned", "linear_probe": "frozen, linear probe", "scratch": "from scratch"}
+SHOTS, SEEDS, SEARCH, MODEL = (1, 5, 10, 25), range(5), (100, 101), "glyphs-L"
+SCALES = ("glyphs-S", "glyphs-M", "glyphs-L")
+METHODS = {
+    "finetune": "fine-tuned",
+    "linear_probe": "frozen, linear probe",
+    "probe_finetune": "linear probe, then fine-tuned",
+    "scratch": "from scratch",
+    "pixels": "raw pixels, regression",
+}
+PENALTIES = trials(c=(0.001, 0.01, 0.1, 1.0))
+SCRATCH_RESOLUTION = (27, 24)  # suits a network from scratch better than (36, 32), and is cheaper
+PROBE_C = 0.1  # of the probe with which "probe, then fine-tuned" begins
 
 
-def finetuned(name, task, loop, shots, seed):
+class Pixels(nn.Module):
+    """A linear classifier of the pixels in the first channel of images of `side` x `side` pixels."""
+
+    def __init__(self, side: int, num_classes: int):
+        super().__init__()
+        self.head = nn.Linear(side * side, num_classes)
+
+    def forward(self, x):
+        return self.head(x[:, 0].flatten(1))
+
+
+def pixels(task, setting, seed) -> bitlib.Run:
+    """Logistic regression on the pixels as they come."""
+    side = task.image_size[0]
+    values = to_input(task.train.prepare(side, "cpu").images)[:, 0].flatten(1)
+    model = Pixels(side, task.num_classes)
+    with torch.no_grad():
+        for parameter, found in zip(
+            (model.head.weight, model.head.bias), fit_head(values, task.train.labels, task.num_classes, **setting)
+        ):
+            parameter.copy_(found)
+    return bitlib.Run(model, task, {"crop": side}, val_accuracy=bitlib.evaluate(model, task.val, side).accuracy)
+
+
+def probed(name, loop, task, setting, seed) -> bitlib.Run:
+    """A head fitted to the frozen network called `name`. setting: c."""
     model = bitlib.create_model(name, task.num_classes, pretrained=True)
-    return bitlib.finetune(model, task.few_shot(shots, seed), None, seed, loop).test_accuracy
+    return bitlib.linear_probe(model, task, loop=loop, **setting)
 
 
-def probed(task, loop, shots, seed):
+def tuned(until, loop, task, setting, seed) -> bitlib.Run:
+    """The network fine-tuned from a head of zeros, frozen before `until`. setting: base_lr, steps."""
+    model = bitlib.freeze(bitlib.create_model(MODEL, task.num_classes, pretrained=True), until)
+    return bitlib.finetune(model, task, default_rule(model, task).adapted(**setting), seed, loop)
+
+
+def probed_then_tuned(loop, task, setting, seed) -> bitlib.Run:
+    """A fitted head first, then the whole network. No zoomed crops: they show objects larger than the head knows them."""
     model = bitlib.create_model(MODEL, task.num_classes, pretrained=True)
-    return bitlib.linear_probe(model, task.few_shot(shots, seed), loop=loop).test_accuracy
+    rule = default_rule(model, task)
+    rule = rule.adapted(resolution=(rule.crop, rule.crop), **setting)
+    bitlib.linear_probe(model, task, rule, loop, c=PROBE_C)
+    return bitlib.finetune(model, task, rule, seed, loop, keep_head=True)
 
 
-def scratch(task, loop, lr, shots, seed):
-    """A run of the same network from random weights, at its own learning rate."""
-    subset, model = task.few_shot(shots, seed), bitlib.create_model(MODEL, task.num_classes, seed=seed)
-    rule = default_rule(model, subset).adapted(base_lr=lr, **SCRATCH)
-    return bitlib.finetune(model, subset, rule, seed, loop)
+def scratch(loop, task, setting, seed) -> bitlib.Run:
+    """The same network from random weights. setting: base_lr, steps."""
+    model = bitlib.create_model(MODEL, task.num_classes, seed=seed)
+    rule = default_rule(model, task).adapted(resolution=SCRATCH_RESOLUTION, **setting)
+    return bitlib.finetune(model, task, rule, seed, loop)
+
+
+def arms(loop) -> tuple[Arm, ...]:
+    """What chapter 1 compares, in the order of METHODS."""
+    return (
+        Arm("finetune", trials(base_lr=(0.01, 0.03), steps=(50, 200)), partial(tuned, None, loop)),
+        Arm("linear_probe", PENALTIES, partial(probed, MODEL, loop)),
+        Arm("probe_finetune", trials(base_lr=(0.003, 0.01), steps=(50, 200)), partial(probed_then_tuned, loop)),
+        Arm("scratch", trials(base_lr=(0.03, 0.1), steps=(100, 300)), partial(scratch, loop)),
+        Arm("pixels", PENALTIES, pixels),
+    )
+
+
+def counted(cells, bar, title=""):
+    """`cells` for the protocol: every key begins with `title`, and every value moves the bar."""
+
+    def measured(key, measure):
+        value = cells(f"{title}{key}", measure)
+        bar.update()
+        return value
+
+    return measured
+
+
+def runs_of(arms) -> int:
+    """How many values `compare` asks for."""
+    return sum(len(arm.settings) * len(SEARCH) + len(SEEDS) for arm in arms)
+
+
+def digits(task, loop, cells) -> dict:
+    """The methods compared: accuracies by method and shots; and how their settings were found, in the same order."""
+    methods, found = arms(loop), {}
+    with tqdm(total=len(SHOTS) * runs_of(methods), desc="digits", unit="run") as bar:
+        for shots in SHOTS:
+            draw = partial(task.few_shot, shots)
+            found[str(shots)] = compare(methods, draw, search=SEARCH, final=SEEDS, cells=counted(cells, bar, f"{shots}-shot, "))
+    rule = default_rule(bitlib.create_model(MODEL), task.few_shot(1))
+
+    def of(what: str) -> dict:
+        return {method: {shots: result[method][what] for shots, result in found.items()} for method in METHODS}
+
+    return {
+        "model": MODEL,
+        "recipe": {"steps": rule.total_steps, "batch_size": rule.batch_size, "crop": rule.crop, "base_lr": rule.base_lr},
+        "methods": METHODS,
+        "scratch_resolution": list(SCRATCH_RESOLUTION),
+        "search_seeds": list(SEARCH),
+        **{key: of(key) for key in ("search", "chosen", "edge")},
+        **of("accuracy"),
+    }
+
+
+def digits_scales(task, loop, cells) -> dict:
+    """Accuracies by network and shots, fine-tuned by the rule."""
+
+    def accuracy(name, shots, seed) -> float:
+        model = bitlib.create_model(name, task.num_classes, pretrained=True)
+        return bitlib.finetune(model, task.few_shot(shots, seed), None, seed, loop).test_accuracy
+
+    found = {name: {str(shots): [] for shots in SHOTS} for name in SCALES}
+    with tqdm(total=len(SCALES) * len(SHOTS) * len(SEEDS), desc="digits_scales", unit="run") as bar:
+        for name in SCALES:
+            for shots in SHOTS:
+                for seed in SEEDS:
+                    found[name][str(shots)].append(cells(f"{name} {shots} {seed}", accuracy, name, shots, seed))
+                    bar.update()
+    return {"methods": {name: name for name in SCALES}, **found}
+
+
+RECORDS = {"digits": digits, "digits_scales": digits_scales}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("records", nargs="*", metavar="NAME", help=", ".join(RECORDS))
     parser.add_argument("--device", default="auto")
-    device = pick_device(parser.parse_args().device)
+    args = parser.parse_args()
+    if unknown := set(args.records) - set(RECORDS):
+        parser.error(f"no record {', '.join(sorted(unknown))}; choose from {', '.join(RECORDS)}")
+    device = pick_device(args.device)
     loop, task = bitlib.Loop(device=str(device), precision="fp32", progress=False), bitlib.load_task("digits")
-    cells = Cells("digits", {"task": task.fingerprint, "scratch": SCRATCH, "models": weights_of(SCALES)})
-    bar = tqdm(total=(len(SCALES) + 2) * len(SHOTS) * len(SEEDS) + 3 * len(SCRATCH_RATES), unit="run")
-
-    def measured(key, run, *how) -> float:
-        value = cells(" ".join(map(str, (key, *how))), run, *how)
-        bar.update()
-        return value
-
-    def row(key, run) -> dict[str, list[float]]:
-        return {str(shots): [measured(key, run, shots, seed) for seed in SEEDS] for shots in SHOTS}
-
-    # Choose the best rate for scratch on validation images, with random subsets that are not reported.
-    by_rate = {
-        lr: fmean(
-            measured(f"rate {lr}", lambda *how, lr=lr: scratch(task, loop, lr, *how).val_accuracy, 5, seed)
-            for seed in range(100, 103)
-        )
-        for lr in SCRATCH_RATES
-    }
-    best = max(by_rate, key=by_rate.get)
-    scales = {name: row(name, partial(finetuned, name, task, loop)) for name in SCALES}
-    methods = {
-        "finetune": scales[MODEL],
-        "linear_probe": row("linear_probe", partial(probed, task, loop)),
-        "scratch": row("scratch", lambda *how: scratch(task, loop, best, *how).test_accuracy),
-    }
-    bar.close()
+    identity = {"task": task.fingerprint, "models": weights_of(SCALES), "scratch": SCRATCH_RESOLUTION, "probe": PROBE_C}
     common = {
         "task": task.name,
         "fingerprint": task.fingerprint,
@@ -78,24 +175,13 @@ def main():
         "seeds": list(SEEDS),
         "n_test": len(task.test),
     }
-    rule = default_rule(bitlib.create_model(MODEL), task.few_shot(1))
-    recipe = {"steps": rule.total_steps, "batch_size": rule.batch_size, "crop": rule.crop, "base_lr": rule.base_lr}
-    record(
-        "digits",
-        {
-            **common,
-            "model": MODEL,
-            "recipe": recipe,
-            "methods": METHODS,
-            "scratch_recipe": SCRATCH,
-            "scratch_lr": best,
-            "scratch_lr_validation": {str(k): v for k, v in by_rate.items()},
-            **methods,
-        },
-        device,
-    )
-    record("digits_scales", {**common, "methods": {name: name for name in SCALES}, **scales}, device)
-    cells.clear()
+    finished = []
+    for name in args.records or RECORDS:
+        cells = Cells(name, identity)
+        finished.append((name, cells, RECORDS[name](task, loop, cells)))
+    for name, cells, measured in finished:
+        record(name, {**common, **measured}, device)
+        cells.clear()
 
 
 if __name__ == "__main__":
