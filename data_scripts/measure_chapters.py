@@ -2,126 +2,172 @@
 
     python data_scripts/measure_chapters.py             all of them
     python data_scripts/measure_chapters.py mixup       one
-Every cell is trained as in its chapter, once per seed; in few-shot cells each seed has its own random training images.
-Each run is tested once, at its end. You can interrupt it at any time; the same command resumes it.
+What is compared with one another is searched by the protocol of bitlib/course/protocol.py: as many trials for each, chosen on
+validation images of two draws, then trained on five others and tested once on each. A draw is a seed for the network and the
+order of the images, and in few-shot cells a random subset as well. You can interrupt it at any time; the same command resumes
+it.
 """
 
 import argparse
 from dataclasses import replace
-from functools import cache
+from functools import partial
 
+import torch
+import torch.nn.functional as F
+from measure_digits import MODEL, PENALTIES, SEARCH, SEEDS, counted, probed, probed_then_tuned, runs_of, scratch, tuned
 from record import Cells, record, weights_of
 from tqdm import tqdm
 
 import bitlib
+from bitlib.course.protocol import Arm, compare, trials
 from bitlib.device import pick_device
 from bitlib.transfer import default_rule
 
-SEEDS = range(3)
-# Chapter 4: {images per step: number of steps}.
+# Chapter 4: {images per step: number of steps}; rates are for steps of 32 images, and scale with the size of a step.
 SMALL_STEPS = {32: 50, 2: 200}
-# Chapter 7: {method: (model, where training begins)}; then {task: {images per class: steps}}.
-METHODS = {
-    "head only": ("glyphs-L", "head"),
-    "stage 4 and head": ("glyphs-L", "stage4"),
-    "everything": ("glyphs-L", None),
-    "from scratch": (None, None),
-    "photos-L, head only": ("photos-L", "head"),
-}
-SHOTS = {"digits": {1: 40, 5: 40, 80: 40}, "tiles": {5: 40, 50: 100}}
-# Chapter 9: steps, alpha, images per class.
-MIXED = ((300, 0, None), (300, 0.1, None), (600, 0, None), (600, 0.1, None), (600, 1, None))
-MIXED += ((100, 0, 5), (100, 0.1, 5), (100, 1, 5))
-# Chapter 11: labelled images per class (None: all images, without labels), temperature, weight of the teacher.
-WAYS = {"hard labels": (10, 1, 0), "soft labels": (10, 1, 1), "both": (10, 1, 0.7), "soft labels on all": (None, 1, 1)}
-WAYS |= {f"soft labels on all, T = {t}": (None, t, 1) for t in (2, 4, 8)}
+RATES = (0.01, 0.03, 0.1, 0.3)
+# Chapter 7: {task: {images per class: the fewer of two numbers of steps; the other is four times that}}.
+SHOTS = {"digits": {1: 50, 5: 50, 80: 75}, "tiles": {5: 50, 50: 75}}
+SCRATCH = trials(base_lr=(0.03, 0.1), steps=(120, 400))
+# Chapter 9: MixUp's alpha; (images per class or None for all, numbers of steps) from random weights; shots of the transfer.
+ALPHAS, LENGTHS, TRANSFER_SHOTS = (0, 0.1, 0.4, 1), ((None, (600, 2400)), (5, (100, 400))), 50
+# Chapter 11: steps of every student, labelled images per class, weight of the teacher in "both".
+STUDENT_STEPS, LABELLED, BOTH = 1000, 10, 0.7
+SOFT = tuple({"temperature": t, "base_lr": rate} for t, rate in ((1, 0.1), (1, 0.05), (4, 0.05), (4, 0.02)))
+TEMPERATURES = (1, 2, 4, 8)
 
 
 def judged(run) -> dict[str, float]:
     """The values to store for a run."""
     seen = run.evaluate("test")
     return {
-        "accuracy": run.test_accuracy,
+        "accuracy": seen.accuracy,
         "training_accuracy": run.evaluate("train").accuracy,
         "calibration_error": seen.calibration_error(),
         "confidence": seen.logits.softmax(1).amax(1).mean().item(),
+        "scaled_calibration_error": replace(seen, logits=seen.logits / temperature(run)).calibration_error(),
     }
+
+
+def temperature(run) -> float:
+    """The temperature, from 0.1 to 10, at which the validation images have the smallest cross-entropy."""
+    seen = run.evaluate("val")
+    return min(torch.logspace(-1, 1, 201).tolist(), key=lambda t: F.cross_entropy(seen.logits / t, seen.labels).item())
 
 
 def norm_transfer(loop):
     """Fine-tuning with group norm and batch norm, with 32 and with 2 images per step."""
     digits = bitlib.load_task("digits")
 
-    def run(name, batch_size, steps, seed):
-        model, few = bitlib.create_model(name, digits.num_classes, pretrained=True), digits.few_shot(5, seed)
-        rule = default_rule(model, few).adapted(batch_size=batch_size, steps=steps, base_lr=0.03 * batch_size / 32)
-        return bitlib.finetune(model, few, rule, seed, loop)
+    def run(name, size, steps, task, setting, seed):
+        model = bitlib.create_model(name, task.num_classes, pretrained=True)
+        return bitlib.finetune(
+            model, task, default_rule(model, task).adapted(batch_size=size, steps=steps, **setting), seed, loop
+        )
 
-    names = ("glyphs-L", "glyphs-L-bn")
-    return {f"{name}, steps of {size}": (run, name, size, n) for size, n in SMALL_STEPS.items() for name in names}
+    arms = [
+        Arm(f"{name}, steps of {size}", trials(base_lr=[rate * size / 32 for rate in RATES]), partial(run, name, size, steps))
+        for size, steps in SMALL_STEPS.items()
+        for name in ("glyphs-L", "glyphs-L-bn")
+    ]
+    return [(arms, partial(digits.few_shot, 5))]
 
 
 def freezing(loop):
     """A similar and a different task, with few and many images, at every degree of freezing."""
 
-    def run(task, method, shots, steps, seed):
-        (name, until), few = METHODS[method], task.few_shot(shots, seed)
-        model = bitlib.create_model(name or "glyphs-L", task.num_classes, pretrained=bool(name), seed=seed)
-        rule = default_rule(model, few)
-        if until == "head":
-            return bitlib.linear_probe(model, few, rule, loop)
-        rule = rule.adapted(steps=steps) if name else rule.adapted(steps=max(steps * 3 // 2, 80), base_lr=0.1)
-        return bitlib.finetune(bitlib.freeze(model, until), few, rule, seed, loop)
+    def arms(name, shots, steps):
+        lengths = (steps, 4 * steps)
+        sgd = trials(base_lr=(0.03, 0.1), steps=lengths)
+        ways = {
+            "head only": (PENALTIES, partial(probed, MODEL, loop)),
+            "stage 4 and head": (sgd, partial(tuned, "stage4", loop)),
+            "everything": (sgd, partial(tuned, None, loop)),
+            "probe then everything": (trials(base_lr=(0.01, 0.03), steps=lengths), partial(probed_then_tuned, loop)),
+            "from scratch": (SCRATCH, partial(scratch, loop)),
+        }
+        if name == "tiles":
+            ways["photos-L, head only"] = (PENALTIES, partial(probed, "photos-L", loop))
+        return [Arm(f"{name}, {way}, {shots}-shot", *how) for way, how in ways.items()]
 
-    tasks = {name: bitlib.load_task(name) for name in SHOTS}
-    return {
-        f"{task}, {method}, {k}-shot": (run, tasks[task], method, k, steps)
-        for task, shots in SHOTS.items()
-        for k, steps in shots.items()
-        for method in METHODS
-        if task == "tiles" or not method.startswith("photos")
-    }
+    return [
+        (arms(name, shots, steps), partial(bitlib.load_task(name).few_shot, shots))
+        for name, by_shots in SHOTS.items()
+        for shots, steps in by_shots.items()
+    ]
 
 
 def mixup(loop):
-    """MixUp on the tiles, by training length, alpha and images per class. Crops and flips are off."""
+    """MixUp on the tiles, from random weights with all and with few images, and in transfer. Crops and flips are off."""
     tiles = replace(bitlib.load_task("tiles"), random_crop=False, random_flip=False)
 
-    def run(steps, alpha, shots, seed):
-        images, net = tiles.few_shot(shots, seed) if shots else tiles, bitlib.create_model("tiny", tiles.num_classes, seed=seed)
-        rule = bitlib.HyperRule(len(images.train), tiles.image_size).adapted(
-            steps=steps, base_lr=0.1, batch_size=32, alpha=alpha, resolution=(24, 24)
+    def untrained(alpha, task, setting, seed):
+        model = bitlib.create_model("tiny", task.num_classes, seed=seed)
+        rule = bitlib.HyperRule(len(task.train), task.image_size, batch_size=32, alpha=alpha, resolution=(24, 24))
+        return bitlib.finetune(model, task, rule.adapted(**setting), seed, loop)
+
+    def transferred(alpha, task, setting, seed):
+        model = bitlib.create_model("photos-L", task.num_classes, pretrained=True)
+        rule = default_rule(model, task)
+        rule = rule.adapted(alpha=alpha, resolution=(rule.crop, rule.crop), **setting)
+        return bitlib.finetune(model, task, rule, seed, loop)
+
+    def arms(start, run, alphas, settings):
+        return [Arm(start + (f"alpha {alpha}" if alpha else "no MixUp"), settings, partial(run, alpha)) for alpha in alphas]
+
+    grids = []
+    for shots, lengths in LENGTHS:
+        start, draw = (f"{shots}-shot, ", partial(tiles.few_shot, shots)) if shots else ("", lambda seed: tiles)
+        grids.append((arms(start, untrained, ALPHAS, trials(base_lr=(0.05, 0.1), steps=lengths)), draw))
+    settings = trials(base_lr=(0.03, 0.1), steps=(75, 300))
+    grids.append(
+        (
+            arms(f"photos-L, {TRANSFER_SHOTS}-shot, ", transferred, ALPHAS[:3], settings),
+            partial(tiles.few_shot, TRANSFER_SHOTS),
         )
-        return bitlib.finetune(net, images, rule, seed, loop)
-
-    def title(steps, alpha, shots):
-        return (f"{shots}-shot, " if shots else "") + f"{steps} steps, " + (f"alpha {alpha}" if alpha else "no MixUp")
-
-    return {title(*how): (run, *how) for how in MIXED}
+    )
+    return grids
 
 
 def soft_labels(loop):
-    """A small student, trained on labels, on the teacher's outputs, with more images, at several temperatures."""
-    digits = bitlib.load_task("digits")
+    """A small student, trained on labels, on a teacher's outputs, with more images, at several temperatures.
 
-    @cache  # trained only if a cell is still missing
-    def teacher():
-        model = bitlib.create_model("glyphs-L", digits.num_classes, pretrained=True)
-        return bitlib.finetune(model, digits.few_shot(10, 0), loop=loop).model
+    Every draw has labelled images, a teacher fine-tuned on these, and a student of its own.
+    """
+    digits, teachers = bitlib.load_task("digits"), {}
 
-    def run(shots, temperature, alpha, seed):
-        images = digits.few_shot(shots, 0) if shots else digits
-        net = bitlib.create_model("tiny", digits.num_classes, seed=seed)
-        rule = bitlib.HyperRule(len(images.train), (32, 32)).adapted(steps=250, base_lr=0.1, batch_size=32, resolution=(36, 32))
+    def teacher(task, setting, seed):
+        if seed not in teachers:
+            model = bitlib.create_model("glyphs-L", task.num_classes, pretrained=True)
+            teachers[seed] = bitlib.finetune(model, task.few_shot(LABELLED, seed), None, seed, loop)
+        return teachers[seed]
+
+    def student(shots, alpha, task, setting, seed):
+        images = task.few_shot(shots, seed) if shots else task
+        model = bitlib.create_model("tiny", task.num_classes, seed=seed)
+        rule = bitlib.HyperRule(len(images.train), (32, 32), batch_size=32, resolution=(36, 32))
+        rule = rule.adapted(steps=STUDENT_STEPS, base_lr=setting["base_lr"])
         if alpha == 0:
-            return bitlib.finetune(net, images, rule, seed, loop)
-        how = bitlib.Distillation(temperature, alpha, consistent=False)
-        return bitlib.distill(net, teacher(), images, rule, seed, loop, how)
+            return bitlib.finetune(model, images, rule, seed, loop)
+        how = bitlib.Distillation(setting["temperature"], alpha, consistent=False)
+        return bitlib.distill(model, teacher(task, {}, seed).model, images, rule, seed, loop, how)
 
-    return {way: (run, *how) for way, how in WAYS.items()}
+    on_all = partial(student, None, 1)
+    arms = [
+        Arm("hard labels", trials(base_lr=(0.02, 0.05, 0.1, 0.2)), partial(student, LABELLED, 0)),
+        Arm("soft labels", SOFT, partial(student, LABELLED, 1)),
+        Arm("both", SOFT, partial(student, LABELLED, BOTH)),
+        Arm("soft labels on all", SOFT, on_all),
+    ]
+    arms += [
+        Arm(f"soft labels on all, T = {t}", trials(temperature=(t,), base_lr=(0.01, 0.02, 0.05, 0.1)), on_all)
+        for t in TEMPERATURES
+    ]
+    return [(arms, lambda seed: digits), ([Arm("teacher", ({},), teacher)], lambda seed: digits)]
 
 
-GRIDS = {grid.__name__: grid for grid in (norm_transfer, freezing, mixup, soft_labels)}
+# Each gives [(arms to compare, draw)].
+GRIDS = {grid.__name__: grid for grid in (freezing, soft_labels, mixup, norm_transfer)}
 
 
 def main():
@@ -137,13 +183,15 @@ def main():
     identity = {"tasks": fingerprints, "models": weights_of(("glyphs-L", "glyphs-L-bn", "photos-L"))}
     finished = []
     for name in args.grids or GRIDS:
-        cells, measured = Cells(name, identity), {}
-        for title, (run, *how) in tqdm(GRIDS[name](loop).items(), name, unit="cell"):
-            rows = [cells(f"{title}, {seed}", lambda: judged(run(*how, seed))) for seed in SEEDS]  # noqa: B023
-            measured[title] = {key: [row[key] for row in rows] for key in rows[0]}
-        finished.append((name, cells, measured))
-    for name, cells, measured in finished:
-        record(name, {"tasks": fingerprints, "seeds": list(SEEDS), "cells": measured}, device)
+        grid, cells, found = GRIDS[name](loop), Cells(name, identity), {}
+        with tqdm(total=sum(runs_of(arms, SEARCH, SEEDS) for arms, _ in grid), desc=name, unit="run") as bar:
+            for arms, draw in grid:
+                found |= compare(arms, draw, search=SEARCH, final=SEEDS, cells=counted(cells, bar), judge=judged)
+        finished.append((name, cells, found))
+    for name, cells, found in finished:
+        how = {key: {title: result.pop(key) for title, result in found.items()} for key in ("search", "chosen", "edge")}
+        seeds = {"seeds": list(SEEDS), "search_seeds": list(SEARCH)}
+        record(name, {"tasks": fingerprints, **seeds, "cells": found, **how}, device)
         cells.clear()
 
 

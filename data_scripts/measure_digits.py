@@ -110,15 +110,15 @@ def counted(cells, bar, title=""):
     return measured
 
 
-def runs_of(arms) -> int:
+def runs_of(arms, search, final) -> int:
     """How many values `compare` asks for."""
-    return sum(len(arm.settings) * len(SEARCH) + len(SEEDS) for arm in arms)
+    return sum(len(arm.settings) * len(search) + len(final) for arm in arms)
 
 
 def digits(task, loop, cells) -> dict:
     """The methods compared: accuracies by method and shots; and how their settings were found, in the same order."""
     methods, found = arms(loop), {}
-    with tqdm(total=len(SHOTS) * runs_of(methods), desc="digits", unit="run") as bar:
+    with tqdm(total=len(SHOTS) * runs_of(methods, SEARCH, SEEDS), desc="digits", unit="run") as bar:
         for shots in SHOTS:
             draw = partial(task.few_shot, shots)
             found[str(shots)] = compare(methods, draw, search=SEARCH, final=SEEDS, cells=counted(cells, bar, f"{shots}-shot, "))

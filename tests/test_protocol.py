@@ -28,9 +28,12 @@ class Counted:
 
 
 def rule(task, **changes) -> HyperRule:
-    return HyperRule(len(task.train), task.image_size).adapted(
-        **{"steps": 2, "batch_size": 4, "resolution": (12, 12)} | changes
-    )
+    small = {"steps": 2, "batch_size": 4, "resolution": (12, 12)}
+    return HyperRule(len(task.train), task.image_size).adapted(**small | changes)
+
+
+def probed(task, setting, seed):
+    return bitlib.linear_probe(ResNetV2(TINY, task.num_classes), task, rule(task), QUIET, **setting)
 
 
 def tuned(task, setting, seed):
@@ -44,9 +47,7 @@ def probe_then_tuned(task, setting, seed):
 
 
 ARMS = (
-    Arm(
-        "probe", trials(c=(0.1, 1)), lambda task, how, seed: bitlib.linear_probe(ResNetV2(TINY), task, rule(task), QUIET, **how)
-    ),
+    Arm("probe", trials(c=(0.1, 1)), probed),
     Arm("fine-tuned", trials(base_lr=(0.03, 0.1)), tuned),
     Arm("both", trials(base_lr=(0.01, 0.03)), probe_then_tuned),
 )
@@ -154,4 +155,5 @@ def test_a_kept_head_is_where_fine_tuning_begins():
     """Probe first, then tiny steps: as good as the probe, which a head of zeros would not be."""
     task = draw(0)
     probe = probed(task, {"c": 0.1}, 0)
-    assert probe_then_tuned(task, {"base_lr": 1e-9}, 0).test_accuracy == probe.test_accuracy > 1 / task.num_classes
+    kept = probe_then_tuned(task, {"base_lr": 1e-9}, 0)
+    assert kept.test_accuracy == probe.test_accuracy > 1 / task.num_classes
