@@ -53,7 +53,7 @@ def test_parts_and_their_order(notebook):
     code = "\n".join(c.source for c in notebook.cells if c.cell_type == "code")
     assert re.search(r'^notebook\.quiz\("\d\d"\)$', code, re.M)
     assert code.count("].solution()") == len([c for c in notebook.cells if "exercise" in c.metadata]) >= 2
-    assert len(re.findall(r"^(?:claim|check)\(", code, re.M)) >= 4
+    assert len(re.findall(r"^(?:evidence|claim|check)\(", code, re.M)) >= 4
     assert len(re.findall(r"\bPredict\.\w+\(", code)) >= 2
 
 

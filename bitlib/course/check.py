@@ -1,8 +1,9 @@
-"""Checks, claims and exercises: they turn the sentences of a chapter into code that can fail.
+"""Checks, claims, evidence and exercises: they turn the sentences of a chapter into code that can fail.
 
-`check` is for identities, which hold in every run; `claim` is for measured results. Both protect the course: a notebook with
-a false sentence does not run. `Exercise` is for learners: it tests an answer on prepared cases and on random ones, says what is
-wrong, and gives a stronger hint after each wrong result.
+`check` is for identities, which hold in every run; `claim` for a single measured number; `evidence` for comparisons, repeated
+often enough to give an interval for the difference. All three protect the course: a notebook with a false sentence does not
+run. `Exercise` is for learners: it tests an answer on prepared cases and on random ones, says what is wrong, and gives a
+stronger hint after each wrong result.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import math
 import re
 import textwrap
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from numbers import Real
+from statistics import fmean
 
 from .show import Html, inline, show
 
 BEGIN, END = "# begin solution", "# end solution"
+FEWEST = 5  # differences that evidence needs; with fewer, the interval says more about chance than about the methods
 
 
 class ClaimFailed(AssertionError):
@@ -30,31 +33,81 @@ def check(sentence: str, holds) -> None:
     """State something that holds by construction: show the sentence, or raise ClaimFailed if `holds` is false."""
     if not bool(holds):
         raise ClaimFailed(f"this does not hold here: {sentence}")
-    show(_statement(sentence, ""))
+    show(_statement("check", sentence))
 
 
 def claim(sentence: str, value, *, above: float | None = None, below: float | None = None, unit: str = "") -> None:
-    """State a measured result and its margin, or raise ClaimFailed, which stops the notebook.
+    """State one measured number and its margin, or raise ClaimFailed, which stops the notebook.
 
-    value: the number that decides, for example a difference in points. Give exactly one of above and below, the limit for
-    `value`, else TypeError. The sentence is the same on every machine; the value shown beside it is this machine's.
+    value: the number that decides, for example an error or the size of a file; whether one method beats another is a question
+    for `evidence`. Give exactly one of above and below, the limit for `value`, else TypeError. The sentence is the same on
+    every machine; the value shown beside it is this machine's.
     """
+    value, limit, needs = float(value), *_limit("claim", above, below)
+    told = f"{_short(value)}{' ' + unit if unit else ''}; {needs}"
+    _stand("claim", sentence, told, value > limit if below is None else value < limit)
+
+
+def evidence(
+    sentence: str,
+    differences: Iterable[float],
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    unit: str = "points",
+    paired: str = "random subset",
+) -> None:
+    """State the outcome of a comparison, or raise ClaimFailed unless the whole 95 % interval lies beyond the limit.
+
+    differences: for each of five or more repetitions, how far one method is from the other, see `ahead`; fewer raise
+    ValueError. The interval is that of their mean, by Student's t, which takes them for independent and roughly normal. Give
+    exactly one of above and below, else TypeError. paired: what both methods shared in each repetition, in the singular.
+    """
+    from scipy import stats  # comes with scikit-learn, and takes a while to import
+
+    differences, (limit, needs) = [float(d) for d in differences], _limit("evidence", above, below)
+    if (n := len(differences)) < FEWEST:
+        raise ValueError(f"evidence() needs {FEWEST} differences or more and got {n}; repeat the comparison, or use claim()")
+    effect = fmean(differences)
+    spread = math.sqrt(math.fsum((d - effect) ** 2 for d in differences) / (n - 1))  # statistics.stdev stops on a NaN
+    half = float(stats.t.ppf(0.975, n - 1)) * spread / n**0.5
+    low, high = effect - half, effect + half
+    # As many digits as the interval is known to: two of its half width.
+    digits = max(0, 1 - math.floor(math.log10(half))) if 0 < half < math.inf else 1
+    effect, *ends = (f"{value:+.{digits}f}".replace("-", "−") for value in (effect, low, high))
+    told = f"{effect}{' ' + unit if unit else ''}, 95 % interval {' to '.join(ends)}, {n} {paired}s; {needs}"
+    _stand("evidence", sentence, told, low > limit if below is None else high < limit)
+
+
+def ahead(one: Iterable[float], other: Iterable[float]) -> list[float]:
+    """By how many points `one` is ahead of `other`, pair by pair: the differences for `evidence`.
+
+    one, other: accuracies from 0 to 1 in the same order, for example of the same random subsets. Raises ValueError if there
+    are more of one than of the other.
+    """
+    return [100 * (float(a) - float(b)) for a, b in zip(one, other, strict=True)]
+
+
+def _limit(asker: str, above: float | None, below: float | None) -> tuple[float, str]:
+    """The limit, and in words what it asks for."""
     if (above is None) == (below is None):
-        raise TypeError("claim() takes above= or below=, one of the two; for an identity use check()")
-    value, limit = float(value), above if below is None else below
-    told = f"{_short(value)}{' ' + unit if unit else ''}; needs {'more' if below is None else 'less'} than {_short(limit)}"
-    if not (value > limit if below is None else value < limit):
+        raise TypeError(f"{asker}() takes above= or below=, one of the two; for an identity use check()")
+    limit = above if below is None else below
+    return limit, f"needs {'more' if below is None else 'less'} than {_short(limit)}"
+
+
+def _stand(kind: str, sentence: str, told: str, holds: bool) -> None:
+    if not holds:
         raise ClaimFailed(f"this does not hold here: {sentence} ({told})")
-    show(_statement(sentence, told))
+    show(_statement(kind, sentence, told))
 
 
 def _short(value: float) -> str:
     return re.sub("^-", "−", f"{value:.3g}")
 
 
-def _statement(sentence: str, told: str) -> Html:
+def _statement(kind: str, sentence: str, told: str = "") -> Html:
     margin = f' <span class="bl-margin">{told}</span>' if told else ""
-    kind = "claim" if told else "check"
     body = f'<p class="bl-claim" data-kind="{kind}"><span class="bl-mark">✓</span> {inline(sentence)}{margin}</p>'
     return Html(body, f"✓ {sentence}" + (f" [{told}]" if told else ""))
 
