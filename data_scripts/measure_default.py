@@ -1,8 +1,8 @@
 """Compare the default of `bitlib finetune` with its alternatives, on folders of photographs; write results/default.json.
 
-    python data_scripts/measure_default.py flowers=PATH ants-and-bees=PATH
-Each PATH holds one folder per class, or splits of such folders, which are pooled. Three random splits each (70/15/15). The
-alternatives are linear probes and fine-tuning of the same network at several sizes, and logistic regression on hand-made
+    python data_scripts/measure_default.py flowers=PATH ants-and-bees=PATH cifar10:10 cifar10:100
+Each PATH holds one folder per class, or splits of such folders, which are pooled. Three random splits each (70/15/15).
+TASK:SHOTS is a task that bitlib knows, with five random subsets of that many images per class. The alternatives are linear probes and fine-tuning of the same network at several sizes, and logistic regression on hand-made
 features, each with its penalty or rate chosen on validation images. You can interrupt it; the same command resumes it.
 """
 
@@ -24,7 +24,8 @@ from bitlib.evaluate import Evaluation
 from bitlib.features import cache_features, fit_head
 from bitlib.transfer import default_rule
 
-SPLITS, SIDES, TUNED_SIDES, TUNED_STEPS = range(3), (32, 48, 64, 96, 128), (32, 64, 96), 100
+SPLITS, SHOT_SEEDS = range(3), range(5)
+SIDES, TUNED_SIDES, TUNED_STEPS = (32, 48, 64, 96, 128), (32, 64, 96), 100
 
 
 def pooled(name: str, root: Path, seed: int) -> Task:
@@ -107,25 +108,30 @@ def default(task: Task, models: tuple, loop) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", metavar="NAME=PATH")
+    parser.add_argument("data", nargs="+", metavar="NAME=PATH|TASK:SHOTS")
     parser.add_argument("--models", nargs="+", default=["photos-L", "glyphs-L"], help="the first one is tried at all sizes")
     parser.add_argument("--only", nargs="+", choices=("default", "probe", "hand-made", "tuned"), help="measure only these")
     args = parser.parse_args()
     loop, models = bitlib.Loop(progress=False), tuple(args.models)
-    cells = Cells("default", {"models": weights_of(models)})
+    cells = Cells("default", {"models": weights_of(models), "threads": torch.get_num_threads()})
     wanted = args.only or ("default", "probe", "hand-made", "tuned")
     measured = {}
-    for name, path in (folder.split("=", 1) for folder in args.folders):
-        tasks = [pooled(name, Path(path), seed) for seed in SPLITS]
+    for given in args.data:
+        name, _, path = given.partition("=")
+        if path:
+            tasks = [pooled(name, Path(path), seed) for seed in SPLITS]
+        else:
+            tasks = [bitlib.load_task(name.split(":")[0], int(name.split(":")[1]), seed) for seed in SHOT_SEEDS]
+        sides = [s for s in SIDES if path or s <= 2 * min(tasks[0].image_size)]
         ways = {}
         if "default" in wanted:
             ways["default"] = (default, models, loop)
         if "probe" in wanted:
-            ways |= {f"probe at {side} px": (probe, models[0], side) for side in SIDES}
+            ways |= {f"probe at {side} px": (probe, models[0], side) for side in sides}
         if "hand-made" in wanted:
             ways["hand-made features"] = (hand_made,)
         if "tuned" in wanted:
-            ways |= {f"fine-tuned at {side} px": (tuned, models[0], side, loop) for side in TUNED_SIDES}
+            ways |= {f"fine-tuned at {side} px": (tuned, models[0], side, loop) for side in TUNED_SIDES if side in sides}
         rows = {}
         for way, (run, *how) in ways.items():
             rows[way] = [cells(f"{name}, {way}, {task.fingerprint}", run, task, *how) for task in tasks]
@@ -134,7 +140,7 @@ def main() -> None:
         sizes = {"train": len(tasks[0].train), "val": len(tasks[0].val), "test": len(tasks[0].test)}
         measured[name] = {"images": sizes, "classes": tasks[0].num_classes, "size": tasks[0].image_size, "ways": rows}
     if not args.only:
-        record("default", {"models": models, "splits": list(SPLITS), "folders": measured}, pick_device("auto"))
+        record("default", {"models": models, "data": measured}, pick_device("auto"))
 
 
 if __name__ == "__main__":
