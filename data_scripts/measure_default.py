@@ -3,7 +3,7 @@
     python data_scripts/measure_default.py flowers=PATH ants-and-bees=PATH cifar10:10 cifar10:100
 Each PATH holds one folder per class, or splits of such folders, which are pooled. Three random splits each (70/15/15).
 TASK:SHOTS is a task that bitlib knows, with five random subsets of that many images per class. The alternatives are linear
-probes and fine-tuning of the same network at several sizes, and logistic regression on hand-made features, each with its penalty
+probes and fine-tuning of one network at several sizes, and logistic regression on hand-made features, each with its penalty
 or rate chosen on validation images. You can interrupt it; the same command resumes it.
 """
 
