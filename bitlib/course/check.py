@@ -72,8 +72,8 @@ def evidence(
     spread = math.sqrt(math.fsum((d - effect) ** 2 for d in differences) / (n - 1))  # statistics.stdev stops on a NaN
     half = float(stats.t.ppf(0.975, n - 1)) * spread / n**0.5
     low, high = effect - half, effect + half
-    # As many digits as the interval is known to: two of its half width.
-    digits = max(0, 1 - math.floor(math.log10(half))) if 0 < half < math.inf else 1
+    # Two digits of the half width are worth showing, and one decimal where that would be none.
+    digits = max(1, 1 - math.floor(math.log10(half))) if 0 < half < math.inf else 1
     effect, *ends = (f"{value:+.{digits}f}".replace("-", "−") for value in (effect, low, high))
     told = f"{effect}{' ' + unit if unit else ''}, 95 % interval {' to '.join(ends)}, {n} {paired}s; {needs}"
     _stand("evidence", sentence, told, low > limit if below is None else high < limit)
