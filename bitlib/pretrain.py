@@ -31,7 +31,8 @@ class Upstream:
 
     device_batch: how many images share batch-norm statistics (see `norm.split_batch_norm`); None for the whole batch. init:
     a model whose weights to start from, by name, instead of random ones. first_side: another side for the first half of the
-    steps; small images first make a large side affordable. Raises UserError for an unknown architecture or values out of range.
+    steps; small images first make a large side affordable. resize: side to which images are brought before the random crop,
+    None for an eighth more than `side`. Raises UserError for an unknown architecture or values out of range.
     """
 
     arch: str = "small"
@@ -45,6 +46,7 @@ class Upstream:
     device_batch: int | None = None
     init: str | None = None
     first_side: int | None = None
+    resize: int | None = None
 
     def __post_init__(self):
         if self.arch not in ARCHS:
@@ -52,6 +54,8 @@ class Upstream:
         for name in ("steps", "batch_size", "lr", "side"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.resize is not None and self.resize < self.side:
+            raise UserError(f"resize is {self.resize}; it must be {self.side} or more, the side of the crop")
         if not self.weight_decay >= 0:
             raise UserError(f"weight_decay is {self.weight_decay}; it must be 0 or more")
 
@@ -84,13 +88,13 @@ def pretrain(task: Task, recipe: Upstream = Upstream(), seed: int = 0, loop: Loo
     loop = settle(loop, device)
     layout = memory_format(device, loop.precision)
 
-    def batches_of(side: int) -> Batches:
+    def batches_of(side: int, resize: int | None = None) -> Batches:
         # Leave room for the random crop, if the task allows one: an eighth of the side.
-        how = Augmentation(side + side // 8 * task.random_crop, side, task.random_crop, task.random_flip)
+        how = Augmentation(resize or side + side // 8 * task.random_crop, side, task.random_crop, task.random_flip)
         return Batches(task.train, how, recipe.batch_size, seed, device, layout)
 
-    decoded = {split: getattr(task, split).prepare(recipe.side, "cpu") for split in ("val", "test")}
-    batches = batches_of(recipe.side)
+    decoded = {split: getattr(task, split).prepare(recipe.resize or recipe.side, "cpu") for split in ("val", "test")}
+    batches = batches_of(recipe.side, recipe.resize)
     if recipe.first_side:
         batches = InTurn(batches_of(recipe.first_side), batches, recipe.steps // 2)
     if recipe.init:
@@ -110,7 +114,7 @@ def pretrain(task: Task, recipe: Upstream = Upstream(), seed: int = 0, loop: Loo
         return F.cross_entropy(net(x), y)
 
     def accuracy(net: nn.Module, split: str = "val") -> dict[str, float]:
-        return {f"{split}_accuracy": evaluate(net, decoded[split], recipe.side, loop.precision).accuracy}
+        return {f"{split}_accuracy": evaluate(net, decoded[split], recipe.resize or recipe.side, loop.precision).accuracy}
 
     sgd = Sgd(recipe.steps, recipe.learning_rate, recipe.momentum, recipe.weight_decay)
     start = weights_digest(model) if recipe.init else None

@@ -45,19 +45,12 @@ MODELS = {
     "photos-L": Spec("tiny-imagenet-l", PHOTOS, "bf16"),
     "photos-M": Spec("tiny-imagenet-m", Upstream(arch="medium", steps=7000), "bf16"),
     "photos-S": Spec("tiny-imagenet-s", Upstream(arch="medium", steps=3000), "bf16"),
-    # Progressive resizing: photos-L goes on with larger images, for photographs that are larger than 32 pixels.
-    "photos-L-64": Spec(
-        "tiny-imagenet-l",
-        Upstream(arch="medium", steps=7600, lr=0.15, warmup_steps=200, side=64, init="photos-L", first_side=48),
-        "bf16",
-    ),
     "photos-L-bn": Spec("tiny-imagenet-l", Upstream(arch="medium-bn", steps=14_000), "bf16"),
 }
 # How the HyperRule is adapted to these models; bitlib.transfer.recipe_for reads it.
 RECIPES = {
     "glyphs": {"shrink": 10, "batch_size": 32, "base_lr": 0.03, "resolution": [36, 32]},
     "photos": {"shrink": 5, "batch_size": 32, "base_lr": 0.03, "resolution": [36, 32]},
-    "photos-L-64": {"shrink": 5, "batch_size": 32, "base_lr": 0.03, "resolution": [72, 64]},
 }
 
 CARD = """# {name}
@@ -142,7 +135,7 @@ def run(name: str, steps: int | None, device: str, again: bool) -> None:
                 "crop": recipe.side,
                 "task": task.name,
                 "fingerprint": task.fingerprint,
-                "recipe": RECIPES.get(name) or RECIPES[name.partition("-")[0]],
+                "recipe": RECIPES[name.partition("-")[0]],
             },
             dtype=torch.float16,
         )

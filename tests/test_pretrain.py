@@ -67,11 +67,14 @@ def test_progressive_resizing_from_a_model(tmp_path, monkeypatch):
     assert seen[:5] == [8, 8, 12, 12, 12]
     start = ResNetV2(TINY, 3, seed=5)
     assert all((p - q).abs().max() < 1e-6 for p, q in zip(start.parameters(), result.model.parameters()))
+    seen.clear()
+    pretrain(toy_task(), Upstream(**{**RECIPE, "steps": 2, "side": 8}, resize=12), loop=QUIET)
+    assert seen == [8, 8, 12, 12]  # crops, then whole images for validation and test
     with pytest.raises(UserError, match="cannot be the start"):
         pretrain(toy_task(), Upstream(**{**RECIPE, "arch": "small"}, init=str(tmp_path / "start.safetensors")), loop=QUIET)
 
 
-@pytest.mark.parametrize("wrong", [{"arch": "R51"}, {"steps": 0}, {"lr": -1.0}, {"weight_decay": -1.0}])
+@pytest.mark.parametrize("wrong", [{"arch": "R51"}, {"steps": 0}, {"lr": -1.0}, {"weight_decay": -1.0}, {"resize": 3}])
 def test_recipes_are_checked(wrong):
     with pytest.raises(UserError, match=str(next(iter(wrong.values())))):
         Upstream(**wrong)
