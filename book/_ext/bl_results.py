@@ -90,7 +90,7 @@ class ResultTable(SphinxDirective):
 
         head += row(["test accuracy (%)", *(data.get("column", "{}-shot").format(s) for s in shots)])
         for key, label in data["methods"].items():
-            body += row([label, *("{:.1f} ± {:.1f}".format(*summary(data[key][s])) for s in shots)])
+            body += row([label, *("{:.1f} ± {:.1f}".format(*summary(data[key][s])) if s in data[key] else "–" for s in shots)])
         group += [head, body]
         table += group
         return [table]
