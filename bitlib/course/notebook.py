@@ -213,6 +213,18 @@ def probe_accuracy(
     return float(head.score(((features[on] - mean) / std).numpy(), labels[on]))
 
 
+@torch.no_grad()
+def positive(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Which values the ReLUs of a course network let through, bool [all of them]; each of its ReLUs follows a group norm."""
+    found: list[torch.Tensor] = []
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.GroupNorm)]
+    hooks = [norm.register_forward_hook(lambda _, x, out: found.append(out.flatten() > 0)) for norm in norms]
+    net(x)
+    for hook in hooks:
+        hook.remove()
+    return torch.cat(found)
+
+
 def save_folder(shown: torch.Tensor, labels: torch.Tensor, names, folder: str | Path) -> Path:
     """Write images, uint8 [N, 3, H, W], as PNG files, with one sub-folder per class, like a user's own folder; returns it."""
     for i, (image, label) in enumerate(zip(shown, labels.tolist())):
