@@ -26,7 +26,7 @@ from bitlib.features import cache_features, fit_head
 from bitlib.transfer import default_rule
 
 SPLITS, SHOT_SEEDS = range(3), range(5)
-SIDES, TUNED_SIDES, TUNED_STEPS = (32, 48, 64, 96, 128), (32, 64), 100
+SIDES, TUNED_SIDES, TUNED_STEPS = (32, 64, 96, 128), (64,), 100
 
 
 def pooled(name: str, root: Path, seed: int) -> Task:
@@ -123,7 +123,7 @@ def main() -> None:
             tasks = [pooled(name, Path(path), seed) for seed in SPLITS]
         else:
             tasks = [bitlib.load_task(name.split(":")[0], int(name.split(":")[1]), seed) for seed in SHOT_SEEDS]
-        sides = [s for s in SIDES if path or s <= 2 * min(tasks[0].image_size)]
+        sides = [s for s in SIDES if path or s <= min(tasks[0].image_size)]
         ways = {}
         if "default" in wanted:
             ways["default"] = (default, models, loop)
