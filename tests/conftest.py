@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser import browser, site, visit  # noqa: F401  fixtures
+from browser import browser, new_page, site, visit  # noqa: F401  fixtures
 
 from bitlib import Loop
 from bitlib.data.task import ArrayImages, Task

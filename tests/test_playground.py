@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from axe_playwright_python.sync_playwright import Axe
+from browser import HTML, drag, pixels, spot, violations
 from PIL import Image
 
 import bitlib
@@ -44,15 +44,8 @@ def after_fit(page, act) -> None:
 
 def draw(page, canvas, *strokes) -> None:
     """Strokes are lists of points, in shares of the canvas."""
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
     for stroke in strokes:
-        points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in stroke]
-        page.mouse.move(*points[0])
-        page.mouse.down()
-        for point in points[1:]:
-            page.mouse.move(*point, steps=4)
-        page.mouse.up()
+        drag(page, *[spot(canvas, *point) for point in stroke])
 
 
 def test_features_equal_those_of_torch(play):
@@ -112,12 +105,7 @@ def test_a_digit_that_was_removed_can_be_added_again(play):
         after_fit(page, page.get_by_role("button", name=f"Remove this example of {digit}").first.click)
     after_fit(page, add.click)
     assert "50 examples of 2 classes" in part(page, "status").inner_text() and add.is_disabled()
-    brightest = page.locator(".bl-shelf canvas").evaluate_all(
-        """all => all.map((c) => {
-        const {data} = c.getContext("2d").getImageData(0, 0, c.width, c.height);
-        return Math.max(...data.filter((_, i) => i % 4 < 3));
-    })"""
-    )
+    brightest = [pixels(canvas)[..., :3].max() for canvas in page.locator(".bl-shelf canvas").all()]
     assert len(brightest) == 24 and min(brightest) > 200  # a real digit has ink
     assert result.inner_text() == full  # the same examples, so the same head
 
@@ -171,13 +159,8 @@ def test_picture_files(play):
         ),
     )
     assert "12 examples" in part(page, "status").inner_text()
-    red = (
-        page.locator(".bl-shelf")
-        .first.locator("canvas")
-        .nth(1)
-        .evaluate("c => [...c.getContext('2d').getImageData(16, 16, 1, 1).data]")
-    )
-    assert red == [255, 0, 0, 255]
+    red = page.locator(".bl-shelf").first.locator("canvas").nth(1)
+    assert pixels(red, 16, 16, 1, 1).flatten().tolist() == [255, 0, 0, 255]
     files.set_input_files([{"name": "x.png", "mimeType": "image/png", "buffer": b"no picture"}])
     page.wait_for_function("() => document.querySelector('[data-part=status]').textContent.includes('cannot read that file')")
     assert page.locator(".bl-shelf").first.locator("canvas").count() == 3
@@ -213,13 +196,10 @@ def test_examples_as_a_file(play, tmp_path):
 @pytest.mark.parametrize("width, scheme", [(1280, "light"), (375, "dark")])
 def test_accessible(play, width, scheme):
     page = play(width=width, scheme=scheme)
-    found = Axe().run(page, context=".bl-playground").response["violations"]
-    assert found == [], [(v["id"], [n["html"] for n in v["nodes"]][:3]) for v in found]
+    assert violations(page, ".bl-playground") == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_from_a_folder_it_says_why_not(visit):
-    from browser import HTML
-
     page = visit(PAGE, base=HTML.as_uri())
     assert "web server" in part(page, "status").inner_text()

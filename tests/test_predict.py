@@ -7,8 +7,7 @@ import re
 
 import pytest
 import torch
-from axe_playwright_python.sync_playwright import Axe
-from browser import PATIENCE
+from browser import drag, figure, spot, state, violations
 
 from bitlib.course.explore import Predict, asked
 
@@ -41,19 +40,11 @@ SECRETS = ("15.2", "63.1", "47.1", "noisy")
 
 
 @pytest.fixture
-def ask(site, browser):
+def ask(site, new_page):
     """ask(questions, ...) -> a page that holds them and the website's script, in a browser that keeps what it is given."""
-    contexts = []
 
-    def open_page(*questions, context=None, width=1280, **options):
-        if context is None:
-            context = browser.new_context(viewport={"width": width, "height": 900}, **options)
-            contexts.append(context)
-        page, problems = context.new_page(), []
-        page.problems = problems
-        page.set_default_timeout(PATIENCE)
-        page.on("console", lambda m: m.type in ("error", "warning") and problems.append(m.text))
-        page.on("pageerror", lambda e: problems.append(str(e)))
+    def open_page(*questions, **options):
+        page = new_page(**options)
         styles = "".join(f'<link rel="stylesheet" href="_static/{s}.css">' for s in ("palette", "css/course", "explorables"))
         body = (
             f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
@@ -65,31 +56,17 @@ def ask(site, browser):
         page.goto(f"{site}/asked.html")
         return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
+    return open_page
 
 
 def alive(page, number: int = 1):
-    found = page.locator(f"#figure-predict{f'-{number}' if number > 1 else ''}")
-    found.scroll_into_view_if_needed()
-    page.wait_for_selector(f"#{found.get_attribute('id')}[data-state=ready]")
-    return found
-
-
-def state(shown) -> dict:
-    return shown.evaluate("figure => figure.model.state")
+    return figure(page, "predict" if number == 1 else f"predict-{number}")
 
 
 def pull(page, shown, *way: tuple[float, float]) -> None:
     """Drag along points given as shares of the picture's width, and as pixels from its upper edge."""
     box = shown.locator("svg").bounding_box()
-    first, *rest = [(box["x"] + share * box["width"], box["y"] + y) for share, y in way]
-    page.mouse.move(*first)
-    page.mouse.down()
-    for x, y in rest:
-        page.mouse.move(x, y)
-    page.mouse.up()
+    drag(page, *[(box["x"] + share * box["width"], box["y"] + y) for share, y in way], steps=1)
 
 
 def reveal(shown) -> str:
@@ -247,9 +224,8 @@ def test_by_touch(ask):
     page = ask(NUMBER, LINE, width=375, has_touch=True, is_mobile=True)
     number, line = alive(page), alive(page, 2)
     for shown, y in ((number, 62), (line, 120)):
-        shown.scroll_into_view_if_needed()
-        box = shown.locator("svg").bounding_box()
-        page.touchscreen.tap(box["x"] + 0.9 * box["width"], box["y"] + y)
+        x, top = spot(shown.locator("svg"), 0.9, 0)
+        page.touchscreen.tap(x, top + y)
     assert state(number)["guess"] > 80
     assert state(line)["guess"][:3] == [66.2, None, None] and state(line)["guess"][3] == pytest.approx(66, abs=1)
 
@@ -287,7 +263,7 @@ def test_a_browser_that_keeps_nothing(ask):
 @pytest.mark.site
 @pytest.mark.parametrize("width, scheme", [(1280, "light"), (320, "dark")])
 def test_accessible_at_every_width(ask, width, scheme):
-    page = ask(*ALL, width=width, color_scheme=scheme, reduced_motion="reduce")
+    page = ask(*ALL, width=width, scheme=scheme, reduced_motion="reduce")
     for revealed in (False, True):
         for i in (1, 2, 3):
             shown = alive(page, i)
@@ -305,8 +281,7 @@ def test_accessible_at_every_width(ask, width, scheme):
                 }).map(e => e.textContent)"""
             )
             assert out == []
-        found = Axe().run(page).response["violations"]
-        assert found == [], [(v["id"], [n["html"] for n in v["nodes"]]) for v in found]
+        assert violations(page) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("document.getAnimations().length") == 0
 

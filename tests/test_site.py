@@ -7,7 +7,7 @@ from urllib.parse import unquote, urldefrag, urljoin, urlparse
 
 import pytest
 import yaml
-from browser import HTML, PATIENCE
+from browser import HTML, violations
 from bs4 import BeautifulSoup
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,18 +42,16 @@ def test_nothing_sticks_out_on_a_phone(visit, name):
     assert page.problems == []
 
 
-def test_the_first_chapter_opens_with_little(site, browser):
+def test_the_first_chapter_opens_with_little(site, new_page):
     """Everything that comes before somebody scrolls, as a server would send it, gzipped."""
-    context = browser.new_context(viewport={"width": 375, "height": 812})
-    context.set_default_timeout(PATIENCE)
-    page, bodies = context.new_page(), {}
+    page, bodies = new_page(width=375), {}
     page.on("requestfinished", lambda r: bodies.setdefault(r.url, len(gzip.compress(r.response().body()))))
     page.goto(f"{site}/notebooks/01_quickstart.html")
     page.wait_for_selector("mjx-container")
     page.wait_for_load_state("networkidle")
     before = sum(bodies.values())
     assert 100_000 < before <= 1_000_000, sorted(((n, url) for url, n in bodies.items()), reverse=True)[:8]
-    context.close()
+    assert page.problems == []  # nor from elsewhere
 
 
 def written(name: str) -> BeautifulSoup:
@@ -145,13 +143,10 @@ def test_no_code_on_the_first_screen_of_a_chapter(visit, name, width):
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_chapters_are_accessible(visit, name):
     """No violation that axe knows, light and dark, at three sizes."""
-    from axe_playwright_python.sync_playwright import Axe
-
     for scheme in ("light", "dark"):
         for width in (375, 820, 1440):
             page = visit(name, width=width, scheme=scheme)
-            found = Axe().run(page).response["violations"]
-            assert found == [], [(v["id"], width, scheme, [n["html"][:200] for n in v["nodes"]][:3]) for v in found]
+            assert violations(page) == [], (scheme, width)
 
 
 @pytest.mark.parametrize("name", PAGES)
