@@ -1,4 +1,4 @@
-"""One protocol for comparing methods: as many trials for each, chosen on validation images, then tested on other random subsets.
+"""One protocol for comparing methods: as many trials for each, chosen on validation images, then tested on other subsets.
 
 A method that was searched for longer looks better than it is (arXiv 1909.03004), so every arm gets the same number of trials.
 No run can see a test image: the test split is closed while it trains, and opened once, when the chosen setting is judged.
