@@ -90,3 +90,15 @@ def test_transfer_map_leaves_out_what_was_measured_on_other_draws():
     both = explore.TransferMap.of(stored["transfer_map"], stored["freezing"], task="tiles")
     assert both.tasks["digits"] == alone.tasks["digits"] and both.row in both.limits["row"]["of"]
     assert both.row == "everything/glyphs-L" and both.picture()
+
+
+def test_transfer_map_takes_fine_tuning_by_the_settings_of_its_neighbours():
+    """results/digits.json compares methods, each with settings of its own; two of them are no row of the map."""
+    stored = {name: json.loads((ROOT / "results" / f"{name}.json").read_text()) for name in RECORDS}
+    rows = {row["id"]: row["cells"] for row in explore.TransferMap.of(stored["digits"]).tasks["digits"]["rows"]}
+    assert set(rows) == {"fitted/glyphs-L", "everything/glyphs-L", "scratch"}
+    assert rows["everything/glyphs-L"] == list(stored["digits"]["finetune"].values())
+    whole = {row["id"]: row["cells"] for row in explore.TransferMap.of(*stored.values()).tasks["digits"]["rows"]}
+    data = stored["transfer_map"]
+    assert len(whole) == 14 and whole["fitted/glyphs-L"] == rows["fitted/glyphs-L"] and whole["scratch"] == rows["scratch"]
+    assert whole["everything/glyphs-L"] == data["accuracy"][data["models"].index("glyphs-L")][-1]

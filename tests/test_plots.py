@@ -55,6 +55,8 @@ def test_no_two_meanings_share_a_colour():
         ("from scratch", "scratch"),
         ("frozen, linear probe", "frozen"),
         ("fine-tuned", "finetuned"),
+        ("linear probe, then fine-tuned", "probed"),
+        ("raw pixels, regression", "pixels"),
         ("group norm", "gn"),
         ("group norm, standardised", "gn_ws"),
         ("batch norm, 2 per device", "bn"),

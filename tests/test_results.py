@@ -1,6 +1,7 @@
 """What the pages say in words about results/*.json, held against the files: sentences are not read from them."""
 
 import importlib
+import itertools
 import json
 import math
 from pathlib import Path
@@ -30,11 +31,38 @@ def test_every_cell_has_five_draws(name):
         assert all(len(values) == 5 and all(0 <= v <= 1 for v in values) for values in data[method].values())
 
 
-def test_landing_page_the_line_from_scratch_is_the_lowest():
+WITH, WITHOUT = ("finetune", "linear_probe", "probe_finetune"), ("scratch", "pixels")
+
+
+def test_landing_page_what_starts_from_characters_is_ahead():
     data = load("digits")
-    scratch = means(data, "scratch")
-    assert all(scratch[k] < means(data, m)[k] for m in ("finetune", "linear_probe") for k in scratch)
-    assert data["scratch_recipe"]["steps"] == 2 * data["recipe"]["steps"]  # "twice the steps"
+    assert list(data["methods"]) == [*WITH, *WITHOUT]  # "three start from", "one gives", "one uses no network"
+    for k in data["shots"]:
+        assert min(means(data, m)[k] for m in WITH) > max(means(data, m)[k] for m in WITHOUT)
+
+
+def test_results_page_on_digits():
+    data = load("digits")
+    with_, without = ([means(data, m) for m in methods] for methods in (WITH, WITHOUT))
+    lead = [with_[0][k] - max(m[k] for m in without) for k in data["shots"]]
+    assert lead == sorted(lead, reverse=True) and lead[-1] > 0  # "shrinks as labels are added"
+    assert all(abs(m[5] - without[0][25]) < 0.01 for m in with_)  # "about level"
+    for k in data["shots"]:  # "five subsets do not tell them apart": no lead is much more than twice its standard error
+        for group in (WITH, WITHOUT):
+            for one, other in itertools.combinations(group, 2):
+                lead = [a - b for a, b in zip(data[one][str(k)], data[other][str(k)])]
+                assert abs(fmean(lead)) < 3.2 * stdev(lead) / 5**0.5
+        assert max(m[k] for m in with_) - min(m[k] for m in with_) < 0.016
+    assert without[1][1] > without[0][1] and all(without[0][k] > without[1][k] for k in (5, 10, 25))
+    trials = {m: [[t["setting"] for t in found] for found in data["search"][m].values()] for m in data["methods"]}
+    assert all(len(found) == 4 for method in trials.values() for found in method)  # "four trials"
+    assert [s["c"] for s in trials["linear_probe"][0]] == [s["c"] for s in trials["pixels"][0]] == [0.001, 0.01, 0.1, 1]
+    ends = {m: [int(k) for k, names in edge.items() if names] for m, edge in data["edge"].items()}
+    assert {m: e for m, e in ends.items() if e} == {"linear_probe": [1, 5, 10, 25], "pixels": [25]}
+    longest = max(s["steps"] for s in trials["scratch"][0])
+    assert all(chosen["steps"] == longest for chosen in data["chosen"]["scratch"].values())
+    rule = {key: data["recipe"][key] for key in ("base_lr", "steps")}
+    assert all(rule in found for found in trials["finetune"])  # "one of the four trials"
 
 
 def test_results_page_on_how_much_is_trained():

@@ -52,7 +52,8 @@ class TransferMap(Explorable):
     def of(cls, *results: dict, **traits) -> TransferMap:
         """From records in results/: transfer_map, digits, cifar10, cifar10_scales, freezing, and pretrain_NAME in any number.
 
-        The first record of a task sets its shots and its draws; what was measured on others is left out.
+        The first record of a task sets its shots and its draws; what was measured on others is left out. Fine-tuning from a
+        record that compares methods, each with settings of its own, gives way to one by the same settings as its neighbours.
         """
         tasks, models = {}, {}
         for record in results:
@@ -62,8 +63,9 @@ class TransferMap(Explorable):
             for name, part, model, cells in measured(record):
                 draws = {"shots": list(cells), "seeds": record["seeds"]}
                 task = tasks.setdefault(name, draws | {"n_test": record.get("n_test"), "rows": {}})
-                if draws == {key: task[key] for key in draws}:
-                    key = f"{part}/{model}" if model else part
+                key = f"{part}/{model}" if model else part
+                gives_way = "model" in record and part == "everything" and key in task["rows"]
+                if draws == {key: task[key] for key in draws} and not gives_way:
                     task["rows"][key] = {"id": key, "part": part, "model": model, "cells": list(cells.values())}
         for task in tasks.values():
             order = list(PARTS)
@@ -118,6 +120,8 @@ def measured(record: dict):
             yield *key, cells
     else:
         for method in record["methods"]:
+            if "model" in record and method not in NAMES:
+                continue  # it is about something else than how much is trained
             part = NAMES.get(method, "everything")  # of several networks, each is named by itself
             model = "" if part == "scratch" else record.get("model", method)
             yield record["task"], part, model, {k: record[method][str(k)] for k in record["shots"]}
