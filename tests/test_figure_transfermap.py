@@ -94,7 +94,7 @@ def test_transfer_map_leaves_out_what_was_measured_on_other_draws():
 
 def test_transfer_map_takes_fine_tuning_by_the_settings_of_its_neighbours():
     """results/digits.json compares methods, each with settings of its own; two of them are no row of the map."""
-    stored = {name: json.loads((ROOT / "results" / f"{name}.json").read_text()) for name in RECORDS}
+    stored = records()
     rows = {row["id"]: row["cells"] for row in explore.TransferMap.of(stored["digits"]).tasks["digits"]["rows"]}
     assert set(rows) == {"fitted/glyphs-L", "everything/glyphs-L", "scratch"}
     assert rows["everything/glyphs-L"] == list(stored["digits"]["finetune"].values())

@@ -62,7 +62,7 @@ def test_nothing_is_given_away(chapter):
     assert "[x]" not in seen
     # A converted page shows the source of folded cells, too.
     sources = "\n".join(c.source for c in cells if c.cell_type == "code")
-    given = re.findall(r"\bwhy=|\banswer=[\d\"\']", sources)
+    given = re.findall(r"""\bwhy=|\banswer=(?:[\d.]+|"[^"]*"|'[^']*')\s*[,)]""", sources)
     assert not given, f"{given}: the words and the answer of a question belong in predictions/{name[:2]}.md"
     predictions = (ROOT / "bitlib" / "course" / "predictions" / f"{name[:2]}.md").read_text("utf8")
     reasons = re.findall(r"^> (.{30})", predictions, flags=re.MULTILINE)
