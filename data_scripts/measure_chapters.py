@@ -29,11 +29,11 @@ RATES = (0.01, 0.03, 0.1, 0.3)
 # Chapter 7: {task: {images per class: the fewer of two numbers of steps; the other is four times that}}.
 SHOTS = {"digits": {1: 50, 5: 50, 80: 60}, "tiles": {5: 50, 50: 60}}
 SCRATCH = trials(base_lr=(0.03, 0.1), steps=(120, 400))
-# Chapter 9: MixUp's alpha; (images per class or None for all, numbers of steps) from random weights; shots of the transfer.
-ALPHAS, LENGTHS, TRANSFER_SHOTS = (0, 0.1, 0.4, 1), ((None, (600, 2000)), (5, (100, 400))), 50
+# Chapter 9: MixUp's alpha; (images per class or None for all, numbers of steps) from random weights; the same for the transfer.
+ALPHAS, LENGTHS, TRANSFER = (0, 0.1, 0.4, 1), ((None, (600, 1500)), (5, (100, 300))), (50, (75, 225))
 # Chapter 11: steps of every student, labelled images per class, weight of the teacher in "both".
 STUDENT_STEPS, LABELLED, BOTH = 1000, 10, 0.7
-SOFT = tuple({"temperature": t, "base_lr": rate} for t, rate in ((1, 0.1), (1, 0.05), (4, 0.05), (4, 0.02)))
+SOFT = tuple({"temperature": t, "base_lr": rate} for t, rate in ((1, 0.1), (1, 0.05), (4, 0.02)))
 TEMPERATURES = (1, 2, 4, 8)
 
 
@@ -112,21 +112,19 @@ def mixup(loop):
         rule = rule.adapted(alpha=alpha, resolution=(rule.crop, rule.crop), **setting)
         return bitlib.finetune(model, task, rule, seed, loop)
 
-    def arms(start, run, alphas, settings):
-        return [Arm(start + (f"alpha {alpha}" if alpha else "no MixUp"), settings, partial(run, alpha)) for alpha in alphas]
+    def compared(start, run, alphas, lengths, rates):
+        """One trial of the shorter length and two of the longer one."""
+        (short, long), (slow, fast) = lengths, rates
+        settings = tuple({"base_lr": rate, "steps": n} for rate, n in ((fast, short), (fast, long), (slow, long)))
+        return [Arm(start + (f"alpha {a}" if a else "no MixUp"), settings, partial(run, a)) for a in alphas]
 
     grids = []
     for shots, lengths in LENGTHS:
         start, draw = (f"{shots}-shot, ", partial(tiles.few_shot, shots)) if shots else ("", lambda seed: tiles)
-        grids.append((arms(start, untrained, ALPHAS, trials(base_lr=(0.05, 0.1), steps=lengths)), draw))
-    settings = trials(base_lr=(0.03, 0.1), steps=(75, 300))
-    grids.append(
-        (
-            arms(f"photos-L, {TRANSFER_SHOTS}-shot, ", transferred, ALPHAS[:3], settings),
-            partial(tiles.few_shot, TRANSFER_SHOTS),
-        )
-    )
-    return grids
+        grids.append((compared(start, untrained, ALPHAS, lengths, (0.05, 0.1)), draw))
+    shots, lengths = TRANSFER
+    arms = compared(f"photos-L, {shots}-shot, ", transferred, ALPHAS[:3], lengths, (0.03, 0.1))
+    return [*grids, (arms, partial(tiles.few_shot, shots))]
 
 
 def soft_labels(loop):
@@ -159,14 +157,13 @@ def soft_labels(loop):
         return students[key]
 
     arms = [
-        Arm("hard labels", trials(base_lr=(0.02, 0.05, 0.1, 0.2)), partial(student, LABELLED, 0)),
+        Arm("hard labels", trials(base_lr=(0.05, 0.1, 0.2)), partial(student, LABELLED, 0)),
         Arm("soft labels", SOFT, partial(student, LABELLED, 1)),
         Arm("both", SOFT, partial(student, LABELLED, BOTH)),
         Arm("soft labels on all", SOFT, on_all),
     ]
     arms += [
-        Arm(f"soft labels on all, T = {t}", trials(temperature=(t,), base_lr=(0.01, 0.02, 0.05, 0.1)), on_all)
-        for t in TEMPERATURES
+        Arm(f"soft labels on all, T = {t}", trials(temperature=(t,), base_lr=(0.01, 0.03, 0.1)), on_all) for t in TEMPERATURES
     ]
     return [(arms, lambda seed: digits), ([Arm("teacher", ({},), teacher)], lambda seed: digits)]
 

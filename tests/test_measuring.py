@@ -34,7 +34,7 @@ SCRIPTS = {
             "SMALL_STEPS": {2: 200},
             "SEARCH": (100,),
             "ALPHAS": (0, 1),
-            "TRANSFER_SHOTS": 5,
+            "TRANSFER": (5, (75, 225)),
             "TEMPERATURES": (4,),
         },
         [],
