@@ -113,6 +113,8 @@ def measured(record: dict):
         rows: dict = {}
         for title, cell in record["cells"].items():
             name, *model, part, shots = title.split(", ")
+            if part not in NAMES:
+                continue  # a method that is no degree of freezing
             part = NAMES[part]
             model = "" if part == "scratch" else (model or ["glyphs-L"])[0]
             rows.setdefault((name, part, model), {})[int(shots.removesuffix("-shot"))] = cell["accuracy"]
