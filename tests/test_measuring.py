@@ -46,6 +46,7 @@ SCRIPTS = {
         [],
         ["norm_transfer", "freezing", "mixup", "soft_labels"],
     ),
+    "measure_unfreezing": ({"TASKS": ("tiles",), "SEARCH": (100,), "STEPS": 2}, [], ["unfreezing"]),
     "measure_cifar10_full": (
         {"STEPS": (2, 3), "STUDENT_STEPS": (2, 3), "RATES": (0.03, 0.1)},
         [],
@@ -74,7 +75,8 @@ class Script:
             monkeypatch.setattr(module, "RESULTS", self.folder, raising=False)
         (self.folder / "digits.json").write_bytes((ROOT / "results" / "digits.json").read_bytes())  # transfer_map reads it
         monkeypatch.setattr(bitlib, "load_task", lambda name: replace(toy_task(36), name=name, random_flip=True))
-        for owner, name in ((bitlib, "finetune"), (bitlib, "distill"), (bitlib, "linear_probe"), (self.module, "pretrain")):
+        trainers = [(bitlib, name) for name in ("finetune", "distill", "linear_probe")]
+        for owner, name in (*trainers, (self.module, "pretrain"), (self.module, "finetune_in_parts")):
             if hasattr(owner, name):
                 monkeypatch.setattr(owner, name, self.small(getattr(owner, name)))
 
