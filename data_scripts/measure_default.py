@@ -26,7 +26,7 @@ from bitlib.features import cache_features, fit_head
 from bitlib.transfer import default_rule
 
 SPLITS, SHOT_SEEDS = range(3), range(5)
-SIDES, TUNED_SIDES, TUNED_STEPS = (32, 64, 96, 128), (64,), 100
+SIDES, TUNED_SIDES, TUNED_STEPS = (32, 48, 64, 96, 128), (32, 64), 100
 
 
 def pooled(name: str, root: Path, seed: int) -> Task:
