@@ -69,12 +69,12 @@ class Upstream:
 
 @dataclass
 class Pretrained:
-    """The result of upstream training. Accuracies from 0 to 1, on held-out images."""
+    """The result of upstream training. Accuracies from 0 to 1, on held-out images; None for a closed test split."""
 
     model: ResNetV2
     history: History
     val_accuracy: float
-    test_accuracy: float
+    test_accuracy: float | None
 
 
 def pretrain(task: Task, recipe: Upstream = Upstream(), seed: int = 0, loop: Loop = Loop()) -> Pretrained:
@@ -93,7 +93,7 @@ def pretrain(task: Task, recipe: Upstream = Upstream(), seed: int = 0, loop: Loo
         how = Augmentation(resize or side + side // 8 * task.random_crop, side, task.random_crop, task.random_flip)
         return Batches(task.train, how, recipe.batch_size, seed, device, layout)
 
-    decoded = {split: getattr(task, split).prepare(recipe.resize or recipe.side, "cpu") for split in ("val", "test")}
+    decoded = {split: getattr(task, split).prepare(recipe.resize or recipe.side, "cpu") for split in task.open_splits}
     batches = batches_of(recipe.side, recipe.resize)
     if recipe.first_side:
         batches = InTurn(batches_of(recipe.first_side), batches, recipe.steps // 2)
@@ -121,4 +121,7 @@ def pretrain(task: Task, recipe: Upstream = Upstream(), seed: int = 0, loop: Loo
     identity = {"task": task.fingerprint, "seed": seed, **asdict(recipe), "start": start}
     identity |= {"precision": loop.precision, "ema": loop.ema}
     history = train(model, batches, loss, sgd, loop, identity, accuracy if loop.evaluate_every else None)
-    return Pretrained(model, history, **accuracy(model), **accuracy(model, "test"))
+    held_out = {"test_accuracy": None}
+    for split in task.open_splits:
+        held_out |= accuracy(model, split)
+    return Pretrained(model, history, **held_out)

@@ -2,28 +2,45 @@
 
     python data_scripts/measure_batch_size.py                   on glyphs
     python data_scripts/measure_batch_size.py --task cifar10    on photographs: results/batch_size_cifar10.json alone
-batch_size: one device, with fewer and fewer images per step, more steps in return, and a proportional learning rate.
-device_batch: a fixed batch spread over more and more devices. You can interrupt it at any time; the same command resumes it.
+batch_size: one device, with fewer and fewer images per step and more steps in return. device_batch: a fixed batch spread over
+more and more devices. Every norm at every size has its own learning rate, by the protocol of bitlib/course/protocol.py: four
+trials, with validation images and two seeds; five other seeds are tested once each. A seed stands for initial weights and the
+order of the images. You can interrupt it at any time; the same command resumes it.
 """
 
 import argparse
+from functools import partial
 
+from measure_digits import SEARCH, SEEDS, counted, runs_of
 from record import Cells, record
 from tqdm import tqdm
 
 import bitlib
+from bitlib.course.protocol import Arm, compare, trials
 from bitlib.device import pick_device
 from bitlib.pretrain import Upstream, pretrain
 
-TASK, PICTURES, LARGEST, LR = "glyphs-xs", 12_800, 64, 0.2
-SIZES, SEEDS = (2, 4, 16, 64), range(3)
+TASK, PICTURES, LARGEST = "glyphs-xs", 12_800, 64
+RATES = (0.05, 0.1, 0.2, 0.4)  # for the largest batch; in proportion for smaller ones
+SIZES = (2, 4, 16, 64)
 NORMS = {"bn": ("batch norm", "tiny-bn"), "gn": ("group norm", "tiny-gn"), "gn_ws": ("group norm, standardised", "tiny")}
 
 
-def recipe(arch: str, batch_size: int, device_batch: int | None = None) -> Upstream:
-    """A recipe that sees the same number of images for any batch size; a tenth of the steps are warm-up."""
+def run(arch: str, batch_size: int, device_batch: int | None, loop, task, setting, seed) -> bitlib.Run:
+    """Training that sees the same number of images for any batch size; a tenth of the steps are warm-up. setting: lr."""
     steps = PICTURES // batch_size
-    return Upstream(arch, steps, batch_size, lr=LR * batch_size / LARGEST, warmup_steps=steps // 10, device_batch=device_batch)
+    recipe = Upstream(arch, steps, batch_size, warmup_steps=steps // 10, device_batch=device_batch, **setting)
+    found = pretrain(task, recipe, seed, loop)
+    return bitlib.Run(found.model, task, {"crop": recipe.side}, val_accuracy=found.val_accuracy)
+
+
+def arms(size: int, loop, devices: bool) -> list[Arm]:
+    """The three norms with steps of `size` images; with `devices`, also batch norm in large steps over devices of that size."""
+    rates = trials(lr=[rate * size / LARGEST for rate in RATES])
+    found = [Arm(key, rates, partial(run, arch, size, None, loop)) for key, (_, arch) in NORMS.items()]
+    if devices:
+        found.append(Arm("devices", trials(lr=RATES), partial(run, NORMS["bn"][1], LARGEST, size, loop)))
+    return found
 
 
 def main():
@@ -34,50 +51,31 @@ def main():
     device, task, glyphs = pick_device(args.device), bitlib.load_task(args.task), args.task == TASK
     loop = bitlib.Loop(device=str(device), precision="fp32", progress=False)
     name = "batch_size" if glyphs else f"batch_size_{task.name}"
-    common = {
+    about = {
         "task": task.name,
         "fingerprint": task.fingerprint,
         "classes": task.num_classes,
         "n_test": len(task.test),
         "pictures": PICTURES,
         "largest_batch": LARGEST,
-        "lr": LR,
-        "seeds": list(SEEDS),
-        "shots": SIZES,
     }
-    cells = Cells(name, {k: v for k, v in common.items() if k not in ("seeds", "shots")})
+    cells, found = Cells(name, about), {}
+    grid = {size: arms(size, loop, glyphs) for size in reversed(SIZES)}  # quick ones first
+    with tqdm(total=sum(runs_of(row, SEARCH, SEEDS) for row in grid.values()), unit="run") as bar:
+        for size, row in grid.items():
+            measured = counted(cells, bar, f"{size} images, ")
+            found[str(size)] = compare(row, lambda seed: task, search=SEARCH, final=SEEDS, cells=measured)
 
-    def accuracy(settings: Upstream, seed: int) -> float:
-        return cells(f"{settings} {seed}", lambda: pretrain(task, settings, seed, loop).test_accuracy)
+    def table(axis: str, methods: dict[str, str], arm_of: dict[str, str]) -> dict:
+        def of(what: str) -> dict:
+            return {key: {str(size): found[str(size)][arm][what] for size in SIZES} for key, arm in arm_of.items()}
 
-    with tqdm(total=(len(NORMS) + glyphs) * len(SIZES) * len(SEEDS), unit="run") as bar:
+        seeds = {"seeds": list(SEEDS), "search_seeds": list(SEARCH), "shots": SIZES, "axis": axis, "column": "{}"}
+        return about | seeds | {"methods": methods, **{key: of(key) for key in ("search", "chosen", "edge")}, **of("accuracy")}
 
-        def row(settings_of) -> dict[str, list[float]]:
-            found = {}
-            for size in reversed(SIZES):  # quick ones first
-                found[str(size)] = [accuracy(settings_of(size), seed) for seed in SEEDS]
-                bar.update(len(SEEDS))
-            return {str(size): found[str(size)] for size in SIZES}
-
-        devices = row(lambda size: recipe("tiny-bn", LARGEST, size)) if glyphs else None
-        steps = {key: row(lambda size, arch=arch: recipe(arch, size)) for key, (_, arch) in NORMS.items()}
-    if devices:
-        record(
-            "device_batch",
-            {**common, "axis": "images per device", "column": "{}", "methods": {"bn": "batch norm"}, "bn": devices},
-            device,
-        )
-    record(
-        name,
-        {
-            **common,
-            "axis": "images per step",
-            "column": "{}",
-            "methods": {key: label for key, (label, _) in NORMS.items()},
-            **steps,
-        },
-        device,
-    )
+    if glyphs:
+        record("device_batch", table("images per device", {"bn": "batch norm"}, {"bn": "devices"}), device)
+    record(name, table("images per step", {key: label for key, (label, _) in NORMS.items()}, {key: key for key in NORMS}), device)
     cells.clear()
 
 

@@ -24,16 +24,13 @@ def stored(name: str) -> dict:
     return json.loads((ROOT / "results" / f"{name}.json").read_text("utf8"))
 
 
+FEWER_SIZES = {"PICTURES": 8, "LARGEST": 4, "SIZES": (2, 4), "SEARCH": (100,), "RATES": (0.1, 0.2)}
 SCRIPTS = {
     "measure_digits": ({"SHOTS": (1, 5), "SEARCH": (100,)}, [], ["digits", "digits_scales"]),
     "measure_transfer_map": ({"SHOTS": (1, 5)}, [], ["transfer_map"]),
-    "measure_distillation": ({"STEPS": (2, 3)}, [], ["distillation"]),
-    "measure_batch_size": ({"PICTURES": 8, "LARGEST": 4, "SIZES": (2, 4)}, [], ["batch_size", "device_batch"]),
-    "measure_batch_size --task cifar10": (
-        {"PICTURES": 8, "LARGEST": 4, "SIZES": (2, 4)},
-        ["--task", "cifar10"],
-        ["batch_size_cifar10"],
-    ),
+    "measure_distillation": ({"STEPS": (2, 3), "SEARCH": (100,), "RATES": (0.1,)}, [], ["distillation"]),
+    "measure_batch_size": (FEWER_SIZES, [], ["batch_size", "device_batch"]),
+    "measure_batch_size --task cifar10": (FEWER_SIZES, ["--task", "cifar10"], ["batch_size_cifar10"]),
     "measure_chapters": (
         {
             "SHOTS": {"tiles": {2: 40}},
@@ -57,7 +54,8 @@ SCRIPTS = {
 
 
 # Still as an earlier version of the script wrote them, before every arm was searched alike; their "commit" says which.
-OLD = {name for name in ("norm_transfer", "freezing", "mixup", "soft_labels") if "search" not in stored(name)}
+SEARCHED = ("norm_transfer", "freezing", "mixup", "soft_labels", "batch_size", "device_batch", "batch_size_cifar10", "distillation")
+OLD = {name for name in SEARCHED if "search" not in stored(name)}
 
 
 class Script:

@@ -89,3 +89,10 @@ def test_device_batch_changes_batch_norm_and_nothing_else(monkeypatch):
 
     assert losses("tiny", None) == losses("tiny", 2)
     assert losses("tiny-bn", None)[1:] != losses("tiny-bn", 2)[1:]
+
+
+def test_a_closed_test_split_stays_closed():
+    recipe = Upstream(**{**RECIPE, "steps": 2, "warmup_steps": 1})
+    closed, tested = (pretrain(task, recipe, loop=QUIET) for task in (toy_task().closed(), toy_task()))
+    assert closed.test_accuracy is None and tested.test_accuracy is not None
+    assert closed.val_accuracy == tested.val_accuracy
