@@ -75,7 +75,9 @@ def main():
 
     if glyphs:
         record("device_batch", table("images per device", {"bn": "batch norm"}, {"bn": "devices"}), device)
-    record(name, table("images per step", {key: label for key, (label, _) in NORMS.items()}, {key: key for key in NORMS}), device)
+    record(
+        name, table("images per step", {key: label for key, (label, _) in NORMS.items()}, {key: key for key in NORMS}), device
+    )
     cells.clear()
 
 

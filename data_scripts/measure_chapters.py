@@ -82,9 +82,9 @@ def freezing(loop):
         sgd = trials(base_lr=(0.03, 0.1), steps=lengths)
         ways = {
             "head only": (PENALTIES, partial(probed, MODEL, loop)),
-            "stage 4 and head": (sgd, partial(tuned, "stage4", loop)),
-            "everything": (sgd, partial(tuned, None, loop)),
-            "probe then everything": (trials(base_lr=(0.01, 0.03), steps=lengths), partial(probed_then_tuned, loop)),
+            "stage 4 and head": (sgd, partial(tuned, MODEL, "stage4", loop)),
+            "everything": (sgd, partial(tuned, MODEL, None, loop)),
+            "probe then everything": (trials(base_lr=(0.01, 0.03), steps=lengths), partial(probed_then_tuned, MODEL, loop)),
             "from scratch": (SCRATCH, partial(scratch, loop)),
         }
         if name == "tiles":

@@ -60,24 +60,24 @@ def pixels(task, setting, seed) -> bitlib.Run:
     return bitlib.Run(model, task, {"crop": side}, val_accuracy=bitlib.evaluate(model, task.val, side).accuracy)
 
 
-def probed(name, loop, task, setting, seed) -> bitlib.Run:
-    """A head fitted to the frozen network called `name`. setting: c."""
+def probed(name, loop, task, setting, seed, mirror=False) -> bitlib.Run:
+    """A head fitted to the frozen network called `name`, perhaps on mirrored images, too. setting: c."""
     model = bitlib.create_model(name, task.num_classes, pretrained=True)
-    return bitlib.linear_probe(model, task, loop=loop, **setting)
+    return bitlib.linear_probe(model, task, loop=loop, mirror=mirror, **setting)
 
 
-def tuned(until, loop, task, setting, seed) -> bitlib.Run:
+def tuned(name, until, loop, task, setting, seed) -> bitlib.Run:
     """The network fine-tuned from a head of zeros, frozen before `until`. setting: base_lr, steps."""
-    model = bitlib.freeze(bitlib.create_model(MODEL, task.num_classes, pretrained=True), until)
+    model = bitlib.freeze(bitlib.create_model(name, task.num_classes, pretrained=True), until)
     return bitlib.finetune(model, task, default_rule(model, task).adapted(**setting), seed, loop)
 
 
-def probed_then_tuned(loop, task, setting, seed) -> bitlib.Run:
+def probed_then_tuned(name, loop, task, setting, seed, c=PROBE_C, mirror=False) -> bitlib.Run:
     """A fitted head first, then the whole network. No zoomed crops: they show objects larger than the head knows them."""
-    model = bitlib.create_model(MODEL, task.num_classes, pretrained=True)
+    model = bitlib.create_model(name, task.num_classes, pretrained=True)
     rule = default_rule(model, task)
     rule = rule.adapted(resolution=(rule.crop, rule.crop), **setting)
-    bitlib.linear_probe(model, task, rule, loop, c=PROBE_C)
+    bitlib.linear_probe(model, task, rule, loop, c=c, mirror=mirror)
     return bitlib.finetune(model, task, rule, seed, loop, keep_head=True)
 
 
@@ -91,9 +91,9 @@ def scratch(loop, task, setting, seed) -> bitlib.Run:
 def arms(loop) -> tuple[Arm, ...]:
     """What chapter 1 compares, in the order of METHODS."""
     return (
-        Arm("finetune", trials(base_lr=(0.01, 0.03), steps=(50, 200)), partial(tuned, None, loop)),
+        Arm("finetune", trials(base_lr=(0.01, 0.03), steps=(50, 200)), partial(tuned, MODEL, None, loop)),
         Arm("linear_probe", PENALTIES, partial(probed, MODEL, loop)),
-        Arm("probe_finetune", trials(base_lr=(0.003, 0.01), steps=(50, 200)), partial(probed_then_tuned, loop)),
+        Arm("probe_finetune", trials(base_lr=(0.003, 0.01), steps=(50, 200)), partial(probed_then_tuned, MODEL, loop)),
         Arm("scratch", trials(base_lr=(0.03, 0.1), steps=(100, 300)), partial(scratch, loop)),
         Arm("pixels", PENALTIES, pixels),
     )
@@ -115,44 +115,56 @@ def runs_of(arms, search, final) -> int:
     return sum(len(arm.settings) * len(search) + len(final) for arm in arms)
 
 
-def digits(task, loop, cells) -> dict:
-    """The methods compared: accuracies by method and shots; and how their settings were found, in the same order."""
-    methods, found = arms(loop), {}
-    with tqdm(total=len(SHOTS) * runs_of(methods, SEARCH, SEEDS), desc="digits", unit="run") as bar:
-        for shots in SHOTS:
-            draw = partial(task.few_shot, shots)
-            found[str(shots)] = compare(methods, draw, search=SEARCH, final=SEEDS, cells=counted(cells, bar, f"{shots}-shot, "))
-    rule = default_rule(bitlib.create_model(MODEL), task.few_shot(1))
+def by_shots(task, arms, all_shots, search, final, cells) -> dict:
+    """These arms compared at every number of images per class: what was tried and chosen, and accuracies by arm and shots."""
+    found = {}
+    with tqdm(total=len(all_shots) * runs_of(arms, search, final), desc=task.name, unit="run") as bar:
+        for shots in all_shots:
+            measured = counted(cells, bar, f"{shots}-shot, ")
+            found[str(shots)] = compare(arms, partial(task.few_shot, shots), search=search, final=final, cells=measured)
 
     def of(what: str) -> dict:
-        return {method: {shots: result[method][what] for shots, result in found.items()} for method in METHODS}
+        return {arm.name: {shots: result[arm.name][what] for shots, result in found.items()} for arm in arms}
 
-    return {
+    return {"search_seeds": list(search), **{key: of(key) for key in ("search", "chosen", "edge")}, **of("accuracy")}
+
+
+def recipe_of(name, task) -> dict:
+    """The rule for this model at one image per class."""
+    rule = default_rule(bitlib.create_model(name), task.few_shot(1))
+    return {"steps": rule.total_steps, "batch_size": rule.batch_size, "crop": rule.crop, "base_lr": rule.base_lr}
+
+
+def digits(task, loop, cells) -> dict:
+    """What chapter 1 compares."""
+    about = {
         "model": MODEL,
-        "recipe": {"steps": rule.total_steps, "batch_size": rule.batch_size, "crop": rule.crop, "base_lr": rule.base_lr},
+        "recipe": recipe_of(MODEL, task),
         "methods": METHODS,
         "scratch_resolution": list(SCRATCH_RESOLUTION),
-        "search_seeds": list(SEARCH),
-        **{key: of(key) for key in ("search", "chosen", "edge")},
-        **of("accuracy"),
     }
+    return about | by_shots(task, arms(loop), SHOTS, SEARCH, SEEDS, cells)
 
 
-def digits_scales(task, loop, cells) -> dict:
-    """Accuracies by network and shots, fine-tuned by the rule."""
+def scales(names, all_shots, seeds, task, loop, cells) -> dict:
+    """Accuracies by network and shots, fine-tuned by the rule, without a search."""
 
     def accuracy(name, shots, seed) -> float:
         model = bitlib.create_model(name, task.num_classes, pretrained=True)
         return bitlib.finetune(model, task.few_shot(shots, seed), None, seed, loop).test_accuracy
 
-    found = {name: {str(shots): [] for shots in SHOTS} for name in SCALES}
-    with tqdm(total=len(SCALES) * len(SHOTS) * len(SEEDS), desc="digits_scales", unit="run") as bar:
-        for name in SCALES:
-            for shots in SHOTS:
-                for seed in SEEDS:
+    found = {name: {str(shots): [] for shots in all_shots} for name in names}
+    with tqdm(total=len(names) * len(all_shots) * len(seeds), desc=f"{task.name}, scales", unit="run") as bar:
+        for name in names:
+            for shots in all_shots:
+                for seed in seeds:
                     found[name][str(shots)].append(cells(f"{name} {shots} {seed}", accuracy, name, shots, seed))
                     bar.update()
-    return {"methods": {name: name for name in SCALES}, **found}
+    return {"methods": {name: name for name in names}, **found}
+
+
+def digits_scales(task, loop, cells) -> dict:
+    return scales(SCALES, SHOTS, SEEDS, task, loop, cells)
 
 
 RECORDS = {"digits": digits, "digits_scales": digits_scales}
