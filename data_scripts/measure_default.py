@@ -1,10 +1,12 @@
 """Compare the default of `bitlib finetune` with its alternatives, on folders of photographs; write results/default.json.
 
-    python data_scripts/measure_default.py flowers=PATH ants-and-bees=PATH cifar10:10 cifar10:100
-Each PATH holds one folder per class, or splits of such folders, which are pooled. Three random splits each (70/15/15).
-TASK:SHOTS is a task that bitlib knows, with five random subsets of that many images per class. The alternatives are linear
-probes and fine-tuning of one network at several sizes, and logistic regression on hand-made features, each with its penalty
-or rate chosen on validation images. You can interrupt it; the same command resumes it.
+    python data_scripts/measure_default.py flowers=PATH ants-and-bees=PATH
+    python data_scripts/measure_default.py cifar10:10 cifar10:100    the default alone: results/default_few_shot.json
+Each PATH holds one folder per class, or splits of such folders, which are pooled. Three random splits each (70/15/15). The
+alternatives are linear probes and fine-tuning of one network at several sizes, and logistic regression on hand-made features,
+each with its penalty or rate chosen on validation images. TASK:SHOTS is a task that bitlib knows, with five random subsets of
+that many images per class; measure_cifar10.py has the alternatives. The default times itself: let nothing else run beside it.
+You can interrupt it; the same command resumes it.
 """
 
 import argparse
@@ -26,6 +28,7 @@ from bitlib.features import cache_features, fit_head
 from bitlib.transfer import default_rule
 
 SPLITS, SHOT_SEEDS = range(3), range(5)
+WAYS = ("default", "probe", "hand-made", "fine-tuned")
 SIDES, TUNED_SIDES, TUNED_STEPS = (32, 48, 64, 96, 128), (32, 64), 100
 
 
@@ -107,46 +110,61 @@ def default(task: Task, models: tuple, loop) -> dict:
     return found | {"seconds": round(time.perf_counter() - started, 1), "tried": run.config["tried"]}
 
 
+def of_folder(name: str, root: Path, cells, wanted, models, loop) -> dict:
+    """All ways, on splits of a folder."""
+    tasks = [pooled(name, root, seed) for seed in SPLITS]
+    ways = {"default": (default, models, loop)}
+    ways |= {f"probe at {side} px": (probe, models[0], side) for side in SIDES}
+    ways["hand-made features"] = (hand_made,)
+    ways |= {f"fine-tuned at {side} px": (tuned, models[0], side, loop) for side in TUNED_SIDES}
+    return measured(name, tasks, {way: how for way, how in ways.items() if way.split()[0] in wanted}, cells)
+
+
+def measured(name: str, tasks: list, ways: dict, cells) -> dict:
+    rows = {}
+    for way, (run, *how) in ways.items():
+        rows[way] = [cells(f"{name}, {way}, {task.fingerprint}", run, task, *how) for task in tasks]
+        tests = [row["test"] for row in rows[way]]
+        print(f"{name}, {way}: {100 * np.mean(tests):.1f} {json.dumps([round(100 * t, 1) for t in tests])}", flush=True)
+    sizes = {"train": len(tasks[0].train), "val": len(tasks[0].val), "test": len(tasks[0].test)}
+    return {"images": sizes, "classes": tasks[0].num_classes, "size": tasks[0].image_size, "ways": rows}
+
+
+def table(found: dict, models: tuple) -> dict:
+    """The record of these measurements, with one row for each way."""
+    ways = dict.fromkeys(way for data in found.values() for way in data["ways"])
+    tests = {way: {name: [row["test"] for row in data["ways"][way]] for name, data in found.items()} for way in ways}
+    return {
+        "models": models,
+        "shots": list(found),
+        "column": "{}",
+        "methods": {way: way for way in ways},
+        **tests,
+        "data": found,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", metavar="NAME=PATH|TASK:SHOTS")
     parser.add_argument("--models", nargs="+", default=["photos-L", "glyphs-L"], help="the first one is tried at all sizes")
-    parser.add_argument("--only", nargs="+", choices=("default", "probe", "hand-made", "tuned"), help="measure only these")
+    parser.add_argument("--only", nargs="+", choices=WAYS, default=WAYS, help="measure only these, and write no record")
     args = parser.parse_args()
     loop, models = bitlib.Loop(progress=False), tuple(args.models)
-    cells = Cells("default", {"models": weights_of(models), "threads": torch.get_num_threads()})
-    wanted = args.only or ("default", "probe", "hand-made", "tuned")
-    measured = {}
-    for given in args.data:
-        name, _, path = given.partition("=")
-        if path:
-            tasks = [pooled(name, Path(path), seed) for seed in SPLITS]
-        else:
-            tasks = [bitlib.load_task(name.split(":")[0], int(name.split(":")[1]), seed) for seed in SHOT_SEEDS]
-        sides = [s for s in SIDES if path or s <= min(tasks[0].image_size)]
-        ways = {}
-        if "default" in wanted:
-            ways["default"] = (default, models, loop)
-        if "probe" in wanted:
-            ways |= {f"probe at {side} px": (probe, models[0], side) for side in sides}
-        if "hand-made" in wanted:
-            ways["hand-made features"] = (hand_made,)
-        if "tuned" in wanted:
-            ways |= {f"fine-tuned at {side} px": (tuned, models[0], side, loop) for side in TUNED_SIDES if side in sides}
-        rows = {}
-        for way, (run, *how) in ways.items():
-            rows[way] = [cells(f"{name}, {way}, {task.fingerprint}", run, task, *how) for task in tasks]
-            tests = [row["test"] for row in rows[way]]
-            print(f"{name}, {way}: {100 * np.mean(tests):.1f} {json.dumps([round(100 * t, 1) for t in tests])}", flush=True)
-        sizes = {"train": len(tasks[0].train), "val": len(tasks[0].val), "test": len(tasks[0].test)}
-        measured[name] = {"images": sizes, "classes": tasks[0].num_classes, "size": tasks[0].image_size, "ways": rows}
-    if args.only:
-        return
-    ways = {way: way for found in measured.values() for way in found["ways"]}
-    tests = {way: {n: [row["test"] for row in d["ways"][way]] for n, d in measured.items() if way in d["ways"]} for way in ways}
-    ours = {"models": models, "shots": list(measured), "column": "{}", "methods": ways, **tests, "data": measured}
-    record("default", ours, pick_device("auto"))
-    cells.clear()
+    identity = {"models": weights_of(models), "threads": torch.get_num_threads()}
+    folders = [given.partition("=")[::2] for given in args.data if "=" in given]
+    few = [given.partition(":")[::2] for given in args.data if "=" not in given]
+    cells = Cells("default", identity)
+    found = {name: of_folder(name, Path(path), cells, args.only, models, loop) for name, path in folders}
+    cells_few, found_few = Cells("default_few_shot", identity), {}
+    for name, shots in few:
+        tasks = [bitlib.load_task(name, int(shots), seed) for seed in SHOT_SEEDS]
+        found_few[f"{name}:{shots}"] = measured(f"{name}:{shots}", tasks, {"default": (default, models, loop)}, cells_few)
+    if args.only == WAYS:
+        for name, values, stored in (("default", found, cells), ("default_few_shot", found_few, cells_few)):
+            if values:
+                record(name, table(values, models), pick_device("auto"))
+                stored.clear()
 
 
 if __name__ == "__main__":
