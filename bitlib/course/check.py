@@ -75,7 +75,8 @@ def evidence(
     # Two digits of the half width are worth showing, and one decimal where that would be none.
     digits = max(1, 1 - math.floor(math.log10(half))) if 0 < half < math.inf else 1
     effect, *ends = (f"{value:+.{digits}f}".replace("-", "−") for value in (effect, low, high))
-    told = f"{effect}{' ' + unit if unit else ''}, 95 % interval {' to '.join(ends)}, {n} {paired}s; {needs}"
+    plural = "es" if paired.endswith(("ch", "sh", "s", "x")) else "s"
+    told = f"{effect}{' ' + unit if unit else ''}, 95 % interval {' to '.join(ends)}, {n} {paired}{plural}; {needs}"
     _stand("evidence", sentence, told, low > limit if below is None else high < limit)
 
 
