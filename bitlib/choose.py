@@ -29,6 +29,7 @@ from .files import UserError
 from .hyperrule import HyperRule
 from .loop import Loop
 from .resnet import ResNetV2
+from .trainer import Diverged
 from .transfer import Run, default_rule, finetune, learnt, linear_probe, write_json
 from .weights import create_model, info_of
 
@@ -85,7 +86,8 @@ def choose(
     """Find a good way to use `models` on `task`, by validation; returns the winner's Run, tested once.
 
     Fits linear probes at several resolutions, fine-tunes from the best head that the budget can afford, and keeps what has the
-    lowest loss on held-out images; fine-tuning has to be ahead of the probe by more than the standard error of the difference.
+    lowest loss on held-out images; fine-tuning has to be ahead of the probe by more than the standard error of the difference,
+    and a rate at which it diverges has lost.
     models: one, or several starts to choose from. budget: about how many seconds this may take here. side: choose only the
     penalty of a probe at this side. Mirrored images are used if the task allows them and validation agrees. run.config holds
     every trial under "tried" and the reason under "why". Raises UserError and `trainer.Interrupted` as `finetune` does.
@@ -108,6 +110,7 @@ def choose(
     run.decoded["test"] = task.test.prepare(run.crop, "cpu")
     run.test_accuracy = run.evaluate("test").accuracy
     run.config |= {"budget": budget, "plan": asdict(plan), "tried": [asdict(t) for t in search.tried], "why": search.why()}
+    run.config |= {"diverged": search.diverged} if search.diverged else {}
     run.seconds = time.perf_counter() - started
     if loop.out:
         run.save(loop.out)
@@ -122,6 +125,7 @@ class _Search:
     def __init__(self, task: Task, loop: Loop, seed: int):
         self.task, self.loop, self.seed = task, loop, seed
         self.tried: list[Trial] = []
+        self.diverged: list[float] = []  # rates of fine-tuning
         self.chosen: Trial | None = None
         self.train = _some(task.train, SCOUT)
         self.val = _some(task.val, SCOUT)
@@ -173,16 +177,21 @@ class _Search:
         for lr in RATES:
             model.load_state_dict(first)
             steps = plan.steps[str(start.side)]
-            run = self._fine_tuned(model, start, lr, steps)
+            try:
+                run = self._fine_tuned(model, start, lr, steps)
+            except Diverged:
+                self.diverged.append(lr)
+                continue
             after = run.evaluate("val")
             losses = calibrated(after)
             found = {"loss": losses.mean().item(), "accuracy": after.accuracy}
             self.tried.append(replace(start, method="fine-tuning", base_lr=lr, steps=steps, **found))
             if best is None or losses.mean() < best[0].mean():
                 best = losses, run, self.tried[-1], _copy(model)
-        gain = before - best[0]
-        if gain.mean() > gain.std() / len(gain) ** 0.5:
-            _, won, self.chosen, state = best
+        if best:
+            gain = before - best[0]
+            if gain.mean() > gain.std() / len(gain) ** 0.5:
+                _, won, self.chosen, state = best
         model.load_state_dict(state)
         model.info = learnt(model, self.task, won.crop)
         return won
@@ -215,6 +224,7 @@ class _Search:
             other = min(probes if self.chosen.steps else tuned, key=lambda t: t.loss)
             told += f"; the best {other.method} got {other.accuracy:.1%}"
             told += "" if self.chosen.steps else ", which is not clearly better" if other.loss < self.chosen.loss else ""
+        told += f". Fine-tuning diverged at {' and at '.join(f'{lr:g}' for lr in self.diverged)}" if self.diverged else ""
         return f"{told}. Mirrored images were {'used' if self.chosen.mirror else 'not used'}."
 
     def _held_out(self, train: Tensor, val: Tensor, c: float, mirrored: Tensor | None = None) -> tuple[float, float]:

@@ -46,6 +46,10 @@ from .norm import StandardizeOnce, batch_norm_statistics, hold_standardized, sta
 LOOK_EVERY = 20  # steps between reads of the loss; each read waits for the device
 
 
+class Diverged(UserError):
+    """The loss or a weight is no longer finite, which a lower learning rate prevents."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Raised on Ctrl-C or SIGTERM, once the state after `step` is saved to `checkpoint` (None: there is no `out` folder)."""
 
@@ -104,8 +108,8 @@ def train(
     different number of processes. If a single process runs out of memory, it doubles the number of micro-batches and repeats
     the step.
 
-    Raises Interrupted; UserError if the loss or a weight is not finite, if one image alone does not fit into memory, if the
-    checkpoint belongs to a different run, or if there is a checkpoint and `loop.resume` is not set.
+    Raises Interrupted; Diverged if the loss or a weight is not finite; UserError if one image alone does not fit into memory,
+    if the checkpoint belongs to a different run, or if there is a checkpoint and `loop.resume` is not set.
     """
     if loop.compile:
         need_compiler()
@@ -235,13 +239,13 @@ class State:
     # Losses and progress.
 
     def collect_losses(self) -> None:
-        """Move the losses from the device to the history. Raises UserError at the first one that is not finite."""
+        """Move the losses from the device to the history. Raises Diverged at the first one that is not finite."""
         values = summed(torch.stack([value for _, _, value in self.losses])).tolist() if self.losses else []
         for (step, lr, _), value in zip(self.losses, values):
             self.history.rows.append({"step": step, "lr": lr, "loss": value})
             if not math.isfinite(value):
                 narrow = " or use --precision fp32" if self.precision == "fp16" else ""
-                raise UserError(f"the loss is {value} at step {step}; lower the learning rate{narrow}{self.safe}")
+                raise Diverged(f"the loss is {value} at step {step}; lower the learning rate{narrow}{self.safe}")
         self.losses.clear()
 
     def bar(self, start: int) -> tqdm:
@@ -327,7 +331,7 @@ class State:
         self.history.seconds = time.perf_counter() - self.began
         broken = summed(torch.stack([_first_of(p).isfinite().logical_not().any() for p in self.params.values()]).any().float())
         if broken:
-            raise UserError(f"some weights are not finite after step {done}; lower the learning rate{self.safe}")
+            raise Diverged(f"some weights are not finite after step {done}; lower the learning rate{self.safe}")
         if not self.loop.checkpoint:
             return
         parts = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}

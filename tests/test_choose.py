@@ -182,3 +182,14 @@ def test_the_command_line_chooses_by_default(monkeypatch, tmp_path, capsys):
         assert message in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main(["finetune", "digits", "--out", str(tmp_path / "c"), "--budget", "-1"])
+
+
+@pytest.mark.parametrize("rates", [(0.003, 1e30), (1e30, 1e35)], ids=["one", "all"])
+def test_a_rate_that_diverges_is_a_trial_that_lost(small, monkeypatch, tmp_path, rates):
+    monkeypatch.setattr(choosing, "RATES", rates)
+    run = choose(tiny(), toy_task(60), 30, 0, quiet(out=tmp_path / "run"))
+    tuned = [t["base_lr"] for t in run.config["tried"] if t["steps"]]
+    assert run.config["diverged"] == [lr for lr in rates if lr > 1] and tuned == [lr for lr in rates if lr < 1]
+    assert "Fine-tuning diverged at " in run.config["why"] and "1e+30" in run.config["why"]
+    assert run.test_accuracy > 0.8 and all(p.isfinite().all() for p in run.model.parameters())
+    assert not (tmp_path / "run" / "trials").exists()

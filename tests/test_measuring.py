@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import toy_task
+from conftest import TINY, toy_task
+from PIL import Image
 
 import bitlib
 from bitlib.pretrain import Upstream
 from bitlib.transfer import default_rule
-from bitlib.weights import load_weights
+from bitlib.weights import ModelInfo, load_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 FEW = {"SEEDS": range(2)}
@@ -162,3 +163,37 @@ def test_pretraining_writes_weights_card_and_record_and_again_only_a_record(tmp_
     again = json.loads((tmp_path / "RESULTS" / "pretrain_photos-L_again.json").read_text("utf8"))
     assert again | {"minutes": 0} == first | {"minutes": 0}
     assert weights.read_bytes() == kept and not (tmp_path / "STATE" / "photos-L_again").exists()
+
+
+def test_the_default_beside_its_alternatives(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "data_scripts")
+    script, record, choosing = (importlib.import_module(name) for name in ("measure_default", "record", "bitlib.choose"))
+    few = {"SIDES": (8, 12), "PENALTIES": (0.01, 0.1), "STEPS": (2,)}
+    small = {script: few | {"TUNED_SIDES": (12,), "TUNED_STEPS": 2, "SPLITS": range(2), "SHOT_SEEDS": range(2)}, choosing: few}
+    for module, values in small.items():
+        for name, value in values.items():
+            monkeypatch.setattr(module, name, value, raising=False)
+    monkeypatch.setattr(script, "weights_of", list)
+    monkeypatch.setattr(choosing, "_pixels_per_second", lambda *how: 1e5)
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
+    (tmp_path / "results").mkdir()
+
+    def create_model(name, num_classes=3, **how):
+        model = bitlib.ResNetV2(TINY, num_classes)
+        model.info = ModelInfo(name, TINY, 3, "course", crop=12, recipe={"shrink": 100, "batch_size": 8, "base_lr": 0.03})
+        return model
+
+    monkeypatch.setattr(bitlib, "create_model", create_model)
+    monkeypatch.setattr(bitlib, "load_task", lambda name, shots, seed: toy_task(3 * shots, seed=seed))
+    images = toy_task(60).train
+    for i, (image, label) in enumerate(zip(images.images, images.labels.tolist())):
+        (tmp_path / "photos" / "abc"[label]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "photos" / "abc"[label] / f"{i}.png")
+    monkeypatch.setattr("sys.argv", ["measure_default", f"toy={tmp_path / 'photos'}", "cifar10:4"])
+    script.main()
+    found, shots = (json.loads((tmp_path / "results" / f"{n}.json").read_text()) for n in ("default", "default_few_shot"))
+    ways = ["default", "probe at 8 px", "probe at 12 px", "hand-made features", "fine-tuned at 12 px"]
+    assert list(found["methods"]) == ways and all(len(found[way]["toy"]) == 2 for way in ways)
+    assert found["data"]["toy"]["images"] == {"train": 42, "val": 9, "test": 9}
+    assert all(row["tried"] and row["seconds"] > 0 for row in found["data"]["toy"]["ways"]["default"])
+    assert list(shots["methods"]) == ["default"] and len(shots["default"]["cifar10:4"]) == 2
