@@ -143,6 +143,18 @@ def test_chapter_on_norms():
     assert devices[64] - devices[2] > 0.1
 
 
+def test_results_page_on_the_default():
+    data = load("default")
+    for name, found in data["data"].items():
+        rows = {way: fmean(data[way][name]) for way in data["methods"]}
+        assert len(data["default"][name]) == 3 and max(rows.values()) - rows["default"] < 0.01  # "within a point of it"
+        images = sum(found["images"].values())
+        for row in found["ways"]["default"]:
+            assert row["seconds"] < 180 * max(1, images / 2000) and len(row["tried"]) > 40 and row["why"]
+    probes = {name: {side: fmean(data[f"probe at {side} px"][name]) for side in (32, 128)} for name in data["data"]}
+    assert probes["flowers"][128] - probes["flowers"][32] > 0.1  # "helps a good deal"
+
+
 def test_results_page_on_the_full_set():
     data = load("cifar10_full")
     tuned, mixed, scratch = (means(data, m) for m in ("finetune", "finetune_mixup", "scratch"))
