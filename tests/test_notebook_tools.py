@@ -6,6 +6,7 @@ from conftest import TINY, toy_task
 from test_transfer import tiny
 
 from bitlib.course import notebook
+from bitlib.course.protocol import edges
 
 
 def controls(box) -> list:
@@ -57,3 +58,16 @@ def test_saved_folder_comes_back(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "c"]
     with pytest.raises(ValueError, match="only bitlib commands"):
         notebook.run_command("rm -r .", tmp_path)
+
+
+def test_a_search_as_a_table():
+    def arm(best, rates=(0.1, 0.2, 0.4)):
+        trials = [{"setting": {"lr": rate}, "validation": [0.5 + 0.1 * (rate == best), 0.5]} for rate in rates]
+        return trials, {"lr": best}, edges({"lr": best}, [trial["setting"] for trial in trials])
+
+    shown = notebook.searched({"A": arm(0.2), "B": arm(0.4)})
+    assert [shown.text.count(word) for word in ("rate 0.1", "rate 0.2", "55.0", "50.0")] == [1, 1, 2, 4]
+    assert shown.html().startswith("<details>") and "<strong>55.0</strong>" in shown.html()
+    assert "Chosen at an end of what was tried: B (rate 0.4)." in shown.html()
+    mixed = notebook.searched({"A": arm(0.2), "B": arm(0.1, (0.01, 0.05, 0.1))})  # each its own rates
+    assert "rate 0.01: 50.0" in mixed.text and "trial 3" in mixed.text

@@ -7,7 +7,7 @@ from conftest import QUIET, TINY, toy_task
 
 import bitlib
 from bitlib import HyperRule, ResNetV2, UserError
-from bitlib.course.protocol import Arm, compare, edges, trials
+from bitlib.course.protocol import Arm, compare, edges, spoken, trials
 
 
 class Counted:
@@ -157,3 +157,7 @@ def test_a_kept_head_is_where_fine_tuning_begins():
     probe = probed(task, {"c": 0.1}, 0)
     kept = probe_then_tuned(task, {"base_lr": 1e-9}, 0)
     assert kept.test_accuracy == probe.test_accuracy > 1 / task.num_classes
+
+
+def test_a_setting_in_words():
+    assert spoken({"base_lr": 0.03, "steps": 50}) == "rate 0.03, 50 steps" and spoken({"c": 1.0}) == "C = 1"

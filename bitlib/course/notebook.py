@@ -16,6 +16,7 @@ from statistics import fmean, stdev
 import torch
 
 from ..data.task import few_shot_indices
+from .protocol import spoken
 from .show import Html, images, inline, png, quiz, show, table  # noqa: F401  (notebooks take these from here)
 
 
@@ -76,6 +77,27 @@ def accuracies(results: dict[str, dict[int, list[float]]], column: str = "{}-sho
         ["test accuracy (%)", *(column.format(k) for k in shots)],
         ([name, *(mean_and_std(cells[k]) for k in shots)] for name, cells in results.items()),
     )
+
+
+def searched(arms: dict[str, tuple[list[dict], dict, list[str]]], note: str = "") -> Html:
+    """A folded table of the trials behind a comparison: a row per arm with the mean validation accuracy of each of its trials.
+
+    arms: {name: (search, chosen, edge)}, as `protocol.compare` returns them. note: more for the caption.
+    """
+    settings = {name: [spoken(trial["setting"]) for trial in search] for name, (search, *_) in arms.items()}
+    alike = len(set(map(tuple, settings.values()))) == 1  # then the settings are heads of columns
+    rows, ends = [], []
+    for name, (search, chosen, edge) in arms.items():
+        scores = [f"{100 * fmean(trial['validation']):.1f}" for trial in search]
+        cells = scores if alike else [f"{setting}: {score}" for setting, score in zip(settings[name], scores)]
+        rows.append([name, *(f"**{c}**" if trial["setting"] == chosen else c for c, trial in zip(cells, search))])
+        ends += [f"{name} ({spoken({key: chosen[key] for key in edge})})"] if edge else []
+    heads = settings[name] if alike else [f"trial {i}" for i in range(1, len(search) + 1)]
+    shown = table(["validation accuracy (%)", *heads], rows).caption(
+        f"Means over {len(search[0]['validation'])} random subsets that serve for nothing else; the trial in bold was chosen. "
+        f"Chosen at an end of what was tried: {'; '.join(ends) or 'nowhere'}. {note}".strip()
+    )
+    return Html(f"<details><summary>The search: every trial of every row</summary>{shown.html()}</details>", shown.text)
 
 
 def live_probe(features: dict[str, torch.Tensor], labels: dict[str, torch.Tensor], shots=(1, 2, 5, 10, 25, 50)) -> object:

@@ -96,6 +96,15 @@ def _compared(arm: Arm, draw: Callable, search: Collection, final: Collection, c
     return {"search": found, "chosen": chosen, "edge": edges(chosen, arm.settings), **lists}
 
 
+# How the name of a setting is written in tables.
+SPOKEN = {"base_lr": "rate {:g}", "lr": "rate {:g}", "steps": "{} steps", "c": "C = {:g}", "temperature": "T = {:g}"}
+
+
+def spoken(setting: dict) -> str:
+    """A setting in words: "rate 0.03, 50 steps"."""
+    return ", ".join(SPOKEN[name].format(value) for name, value in setting.items())
+
+
 def edges(chosen: dict, settings: Sequence[dict]) -> list[str]:
     """The names in `chosen` whose value is the smallest or largest of those tried, where more than two were tried."""
     tried = {name: {setting[name] for setting in settings} for name in chosen}

@@ -13,6 +13,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from bitlib.course import plots
 from bitlib.course.bench import best_rows, paired
+from bitlib.course.protocol import spoken
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / "results"
 
@@ -57,13 +58,13 @@ class FewShotFigure(SphinxDirective):
     def run(self):
         data = load(self.env, self.arguments[0])
         self.env.note_dependency(plots.__file__)
-        shown = plots.measured(data).caption("", alt=spoken(data)).html()
+        shown = plots.measured(data).caption("", alt=in_words(data)).html()
         figure = nodes.figure("", nodes.raw("", shown, format="html"), classes=["bl-figure"])
         figure += nodes.caption("", "", *self.state.inline_text(" ".join(self.content), self.lineno)[0])
         return [figure]
 
 
-def spoken(data):
+def in_words(data):
     """The figure in words, for readers who cannot see it."""
     lines = (
         f"{label}: " + ", ".join(f"{summary(data[key][str(s)])[0]:.0f} at {s}" for s in data["shots"])
@@ -72,28 +73,43 @@ def spoken(data):
     return f"Test accuracy in per cent against {data.get('axis', 'training images per class')}. {'; '.join(lines)}."
 
 
+def table_of(rows):
+    """A table node; the first row is the head. Cells are texts or inline nodes."""
+    table, group = nodes.table(classes=["bl-results"]), nodes.tgroup(cols=len(rows[0]))
+    group += [nodes.colspec(colwidth=1) for _ in rows[0]]
+
+    def line(cells):
+        cells = [cell if isinstance(cell, nodes.Node) else nodes.Text(cell) for cell in cells]
+        return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", cell)) for cell in cells))
+
+    group += [nodes.thead("", line(rows[0])), nodes.tbody("", *map(line, rows[1:]))]
+    table += group
+    return table
+
+
 class ResultTable(SphinxDirective):
     """All cells of results/NAME.json: a row per method, a column per number of shots (titles: the file's "column")."""
 
     required_arguments = 1
+    corner = "test accuracy (%)"
 
     def run(self):
         data = load(self.env, self.arguments[0])
         shots = [str(s) for s in data["shots"]]
-        table = nodes.table(classes=["bl-results"])
-        group = nodes.tgroup(cols=len(shots) + 1)
-        group += [nodes.colspec(colwidth=1) for _ in range(len(shots) + 1)]
-        head, body = nodes.thead(), nodes.tbody()
+        heads = [self.corner, *(data.get("column", "{}-shot").format(s) for s in shots)]
+        return [table_of([heads, *([label, *(self.cell(data, m, s) for s in shots)] for m, label in data["methods"].items())])]
 
-        def row(cells):
-            return nodes.row("", *(nodes.entry("", nodes.paragraph("", cell)) for cell in cells))
+    def cell(self, data, method, column):
+        return "{:.1f} ± {:.1f}".format(*summary(data[method][column])) if column in data[method] else "–"
 
-        head += row(["test accuracy (%)", *(data.get("column", "{}-shot").format(s) for s in shots)])
-        for key, label in data["methods"].items():
-            body += row([label, *("{:.1f} ± {:.1f}".format(*summary(data[key][s])) if s in data[key] else "–" for s in shots)])
-        group += [head, body]
-        table += group
-        return [table]
+
+class ChosenTable(ResultTable):
+    """The same for the settings that the search has chosen."""
+
+    corner = "chosen"
+
+    def cell(self, data, method, column):
+        return spoken(data["chosen"][method][column])
 
 
 class BenchTable(SphinxDirective):
@@ -134,12 +150,6 @@ def bench_case(case):
         case["precision"],
         *(["compiled"] if case["compiled"] else []),
     ]
-    table, group = nodes.table(classes=["bl-results"]), nodes.tgroup(cols=len(heads))
-    group += [nodes.colspec(colwidth=1) for _ in heads]
-
-    def line(cells):
-        cells = [cell if isinstance(cell, nodes.Node) else nodes.Text(cell) for cell in cells]
-        return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", cell)) for cell in cells))
 
     def speed(row, chosen):
         if row is None or not row["speeds"]:
@@ -151,17 +161,15 @@ def bench_case(case):
         middle, low, high = paired(row["speeds"], rival["speeds"])
         return f"{middle:.2f}" + (f" ({low:.2f}–{high:.2f})" if low else "")
 
-    body = nodes.tbody()
+    lines = [heads]
     for name in dict.fromkeys(row["contestant"] for row in rows):
         own = {row["layout"]: row for row in rows if row["contestant"] == name}
         cells = [name, *(speed(own.get(layout), best.get(name)) for layout in layouts)]
         if row := best.get(name):
             cells += [ratio(row, rival) for rival in rivals.values()]
             cells += [str(row["batch_size"])] * each + [f"{row['memory'] / 2**20:.0f}" if row["memory"] else "–"] * memory
-        body += line([*cells, *[""] * (len(heads) - len(cells))])
-    group += [nodes.thead("", line(heads)), body]
-    table += group
-    return [nodes.rubric("", ", ".join(words)), table]
+        lines.append([*cells, *[""] * (len(heads) - len(cells))])
+    return [nodes.rubric("", ", ".join(words)), table_of(lines)]
 
 
 class GpuResults(SphinxDirective):
@@ -201,6 +209,7 @@ def setup(app):
     app.add_role("result", result)
     app.add_directive("few-shot-figure", FewShotFigure)
     app.add_directive("result-table", ResultTable)
+    app.add_directive("chosen-table", ChosenTable)
     app.add_directive("bench-table", BenchTable)
     app.add_directive("bench-parts", BenchParts)
     app.add_directive("gpu-results", GpuResults)
