@@ -125,11 +125,35 @@ def test_every_cell_has_three_seeds(name):
 
 
 @pytest.mark.parametrize("name", ["norm_transfer", "freezing", "mixup", "soft_labels"])
-def test_every_cell_beside_a_live_run_has_three_seeds(name):
+def test_every_cell_beside_a_live_run_has_its_seeds(name):
+    """Five where every arm was searched, and the subsets of the search are others; three in files from before that."""
     data = load(name)
-    assert data["seeds"] == [0, 1, 2] and data["commit"] and data["torch"] and data["device"]
+    count = 5 if "search" in data else 3
+    assert data["seeds"] == list(range(count)) and data["commit"] and data["torch"] and data["device"]
+    assert not set(data["seeds"]) & set(data.get("search_seeds", ()))
     for cell in data["cells"].values():
-        assert all(len(values) == 3 and all(0 <= v <= 1 for v in values) for values in cell.values())
+        assert all(len(values) == count and all(0 <= v <= 1 for v in values) for values in cell.values())
+
+
+def test_chapter_on_freezing():
+    """What chapter 7, its questions and its quiz say in words about results/freezing.json."""
+    data = load("freezing")
+    chosen, found = data["chosen"], {title: fmean(cell["accuracy"]) for title, cell in data["cells"].items()}
+    for task, shots in {"digits": (1, 5, 80), "tiles": (5, 50)}.items():
+        for k in shots:
+            ways = {name: found[f"{task}, {name}, {k}-shot"] for name in ("head only", "stage 4 and head", "everything")}
+            scratch = found[f"{task}, from scratch, {k}-shot"]
+            assert min(ways.values()) > scratch if task == "digits" else max(ways.values()) < scratch
+            trials = [trial["setting"]["steps"] for trial in data["search"][f"{task}, from scratch, {k}-shot"]]
+            assert chosen[f"{task}, from scratch, {k}-shot"]["steps"] == max(trials)  # "the longer training won each time"
+    for title, trials in data["search"].items():
+        assert len(trials) == 4 and all(len(trial["validation"]) == 2 for trial in trials), title
+    for k in (5, 50):  # the quiz: "no way of using `glyphs-L` reached what `photos-L` did frozen"
+        best = max(found[f"tiles, {way}, {k}-shot"] for way in (*ways, "probe then everything"))
+        assert found[f"tiles, photos-L, head only, {k}-shot"] > best
+    rates = {way: chosen[f"tiles, {way}, 50-shot"]["base_lr"] for way in ("everything", "probe then everything")}
+    assert rates == {"everything": 0.1, "probe then everything": 0.03}  # both the higher of the two that were tried
+    assert fmean(data["cells"]["tiles, everything, 5-shot"]["training_accuracy"]) > 0.9  # "it is no lack of training"
 
 
 def test_chapter_on_norms():
