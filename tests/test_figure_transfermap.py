@@ -52,6 +52,7 @@ def test_transfer_map(visit):
         return seen["row"], int(seen["shot"])
 
     assert check() == ("everything/photos-L", 10)
+    assert shown.locator("thead").is_visible()  # the site's style hides the empty heads of Markdown tables
     for task in ("CIFAR-10 photographs", "digits", "tiles of photographs"):
         shown.get_by_label(task, exact=True).check()
         check()
@@ -90,6 +91,9 @@ def test_transfer_map_leaves_out_what_was_measured_on_other_draws():
     both = explore.TransferMap.of(stored["transfer_map"], stored["freezing"], task="tiles")
     assert both.tasks["digits"] == alone.tasks["digits"] and both.row in both.limits["row"]["of"]
     assert both.row == "everything/glyphs-L" and both.picture()
+    rows = {row["id"]: row["cells"] for row in both.tasks["tiles"]["rows"]}  # a probe before fine-tuning freezes nothing
+    assert list(rows) == ["fitted/glyphs-L", "fitted/photos-L", "stage4/glyphs-L", "everything/glyphs-L", "scratch"]
+    assert all(len(cell) == len(stored["freezing"]["seeds"]) == 5 for cells in rows.values() for cell in cells)
 
 
 def test_transfer_map_takes_fine_tuning_by_the_settings_of_its_neighbours():
