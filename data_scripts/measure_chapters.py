@@ -32,6 +32,7 @@ SHOTS = {"digits": {1: 50, 5: 50, 80: 60}, "tiles": {5: 50, 50: 60}}
 SCRATCH = trials(base_lr=(0.03, 0.1), steps=(120, 400))
 # Chapter 9: MixUp's alpha; (images per class or None for all, numbers of steps) from random weights; the same for the transfer.
 ALPHAS, LENGTHS, TRANSFER = (0, 0.1, 0.4, 1), ((None, (600, 1500)), (5, (100, 300))), (50, (75, 225))
+TRANSFER_RATES = (0.03, 0.1)
 # Chapter 11: steps of every student, labelled images per class, weight of the teacher in "both".
 STUDENT_STEPS, LABELLED, BOTH = 1000, 10, 0.7
 SOFT = tuple({"temperature": t, "base_lr": rate} for t, rate in ((1, 0.1), (1, 0.05), (4, 0.02)))
@@ -98,20 +99,27 @@ def freezing(loop):
     ]
 
 
+def unchanged_tiles():
+    """The tiles without crops and flips, so that nothing but MixUp changes an image."""
+    return replace(bitlib.load_task("tiles"), random_crop=False, random_flip=False)
+
+
+def transferred(loop, alpha, task, setting, seed):
+    """photos-L, fine-tuned. setting: base_lr, steps."""
+    model = bitlib.create_model("photos-L", task.num_classes, pretrained=True)
+    rule = default_rule(model, task)
+    rule = rule.adapted(alpha=alpha, resolution=(rule.crop, rule.crop), **setting)
+    return bitlib.finetune(model, task, rule, seed, loop)
+
+
 def mixup(loop):
     """MixUp on the tiles, from random weights with all and with few images, and in transfer. Crops and flips are off."""
-    tiles = replace(bitlib.load_task("tiles"), random_crop=False, random_flip=False)
+    tiles = unchanged_tiles()
 
     def untrained(alpha, task, setting, seed):
         model = bitlib.create_model("tiny", task.num_classes, seed=seed)
         rule = bitlib.HyperRule(len(task.train), task.image_size, batch_size=32, alpha=alpha, resolution=(24, 24))
         return bitlib.finetune(model, task, rule.adapted(**setting), seed, loop)
-
-    def transferred(alpha, task, setting, seed):
-        model = bitlib.create_model("photos-L", task.num_classes, pretrained=True)
-        rule = default_rule(model, task)
-        rule = rule.adapted(alpha=alpha, resolution=(rule.crop, rule.crop), **setting)
-        return bitlib.finetune(model, task, rule, seed, loop)
 
     def compared(start, run, alphas, lengths, rates):
         """One trial of the shorter length and two of the longer one."""
@@ -124,8 +132,19 @@ def mixup(loop):
         start, draw = (f"{shots}-shot, ", partial(tiles.few_shot, shots)) if shots else ("", lambda seed: tiles)
         grids.append((compared(start, untrained, ALPHAS, lengths, (0.05, 0.1)), draw))
     shots, lengths = TRANSFER
-    arms = compared(f"photos-L, {shots}-shot, ", transferred, ALPHAS[:3], lengths, (0.03, 0.1))
+    arms = compared(f"photos-L, {shots}-shot, ", partial(transferred, loop), ALPHAS[:3], lengths, TRANSFER_RATES)
     return [*grids, (arms, partial(tiles.few_shot, shots))]
+
+
+def mixup_rates(loop):
+    """Transfer without MixUp and with the smallest alpha, both at each rate: the search of `mixup` gave them different ones."""
+    shots, (_, steps) = TRANSFER
+    arms = [
+        Arm(f"alpha {alpha}, rate {rate}", ({"base_lr": rate, "steps": steps},), partial(transferred, loop, alpha))
+        for alpha in ALPHAS[:2]
+        for rate in TRANSFER_RATES
+    ]
+    return [(arms, partial(unchanged_tiles().few_shot, shots))]
 
 
 def soft_labels(loop):
@@ -170,7 +189,7 @@ def soft_labels(loop):
 
 
 # Each gives [(arms to compare, draw)].
-GRIDS = {grid.__name__: grid for grid in (freezing, soft_labels, mixup, norm_transfer)}
+GRIDS = {grid.__name__: grid for grid in (freezing, soft_labels, mixup, mixup_rates, norm_transfer)}
 
 
 def main():

@@ -42,7 +42,7 @@ SCRIPTS = {
             "TEMPERATURES": (4,),
         },
         [],
-        ["norm_transfer", "freezing", "mixup", "soft_labels"],
+        ["norm_transfer", "freezing", "mixup", "mixup_rates", "soft_labels"],
     ),
     "measure_unfreezing": ({"TASKS": ("tiles",), "SEARCH": (100,), "STEPS": 2}, [], ["unfreezing"]),
     "measure_cifar10_full": (

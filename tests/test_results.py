@@ -124,7 +124,7 @@ def test_every_cell_has_three_seeds(name):
         assert all(len(values) == 3 and all(0 <= v <= 1 for v in values) for values in data[method].values())
 
 
-@pytest.mark.parametrize("name", ["norm_transfer", "freezing", "mixup", "soft_labels"])
+@pytest.mark.parametrize("name", ["norm_transfer", "freezing", "mixup", "mixup_rates", "soft_labels"])
 def test_every_cell_beside_a_live_run_has_its_seeds(name):
     """Five where every arm was searched, and the subsets of the search are others; three in files from before that."""
     data = load(name)
