@@ -32,6 +32,11 @@ SCRIPTS = {
     "measure_distillation": ({"STEPS": (2, 3), "SEARCH": (100,), "RATES": (0.1,)}, [], ["distillation"]),
     "measure_batch_size": (FEWER_SIZES, [], ["batch_size", "device_batch"]),
     "measure_batch_size --task cifar10": (FEWER_SIZES, ["--task", "cifar10"], ["batch_size_cifar10"]),
+    "measure_norms": (
+        {"PICTURES": 8, "LARGE": 4, "BATCH": 4, "DEVICES": (4, 2), "ANEW": 1, "TESTED": 4, "SEARCH": (100,)},
+        [],
+        ["large_batch", "running_averages"],
+    ),
     "measure_chapters": (
         {
             "SHOTS": {"tiles": {2: 40}},

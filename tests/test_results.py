@@ -116,12 +116,13 @@ def test_one_shot_spreads_further_than_five():
 @pytest.mark.parametrize(
     "name", ["batch_size", "batch_size_cifar10", "device_batch", "distillation", "cifar10_full", "cifar10_student"]
 )
-def test_every_cell_has_three_seeds(name):
+def test_every_cell_has_three_seeds_or_five_after_a_search(name):
     data = load(name)
-    assert data["seeds"] == [0, 1, 2] and data["commit"] and data["torch"] and data["device"]
+    seeds = 5 if "search" in data else 3
+    assert data["seeds"] == list(range(seeds)) and data["commit"] and data["torch"] and data["device"]
     for method in data["methods"]:
         assert list(data[method]) == [str(s) for s in data["shots"]]
-        assert all(len(values) == 3 and all(0 <= v <= 1 for v in values) for values in data[method].values())
+        assert all(len(values) == seeds and all(0 <= v <= 1 for v in values) for values in data[method].values())
 
 
 @pytest.mark.parametrize("name", ["norm_transfer", "freezing", "mixup", "mixup_rates", "soft_labels"])
@@ -177,6 +178,19 @@ def test_results_page_on_the_default():
             assert row["seconds"] < 180 * max(1, images / 2000) and len(row["tried"]) > 40 and row["why"]
     probes = {name: {side: fmean(data[f"probe at {side} px"][name]) for side in (32, 128)} for name in data["data"]}
     assert probes["flowers"][128] - probes["flowers"][32] > 0.1  # "helps a good deal"
+
+
+def test_chapter_on_norms_and_transfer():
+    """Sentences of chapter 4 about results/norm_transfer.json."""
+    data = load("norm_transfer")
+    group, batch = (data["cells"][f"{name}, steps of 2"]["accuracy"] for name in ("glyphs-L", "glyphs-L-bn"))
+    leads = sorted(a - b for a, b in zip(group, batch))
+    assert leads[-1] > sum(leads) / 2 and leads[0] < 0 < leads[1]  # "most of that comes from a single subset"
+    ends = [name for name, edge in data["edge"].items() if edge]
+    assert len(ends) == 2  # "two of the four arms chose the smallest rate on offer"
+    for name in ends:
+        (first, second), chosen = data["search"][name][:2], data["chosen"][name]
+        assert chosen == first["setting"] and abs(fmean(first["validation"]) - fmean(second["validation"])) < 0.01
 
 
 def test_results_page_on_the_full_set():
