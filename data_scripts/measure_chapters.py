@@ -5,8 +5,7 @@
 What is compared with one another is searched by the protocol of bitlib/course/protocol.py: as many trials for each, chosen on
 validation images of two draws, then trained on five others and tested once on each. A draw is a seed for the network and the
 order of the images, and in few-shot cells a random subset as well. You can interrupt it at any time; the same command resumes
-it. One grid takes from 2 to 30 minutes of one core. The four files that the chapters read now were written before there was a
-protocol: three draws, and no search for each arm.
+it. One grid takes from 2 to 30 minutes of one core.
 """
 
 import argparse
