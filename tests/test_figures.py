@@ -5,7 +5,7 @@ from browser import FIGURES, HTML, figure, keys, state, violations
 
 from bitlib.course import explore
 
-NAMES = ("softmax", "norms", "standardize", "mixup", "hyperrule", "transfermap", "block", "neighbors")
+NAMES = ("softmax", "norms", "standardize", "mixup", "hyperrule", "transfermap", "block", "sizes", "neighbors")
 pytestmark = pytest.mark.site
 
 
@@ -36,6 +36,7 @@ def test_settings_live_in_the_address(visit):
         ("hyperrule", "examples", 3000),
         ("transfermap", "task", "digits"),
         ("block", "branch", 0.5),
+        ("sizes", "depth", 152),
         ("neighbors", "query", 40),
     ],
 )
@@ -116,9 +117,9 @@ def test_static_html_cannot_be_broken_out_of():
 
 
 @pytest.mark.parametrize("width", [320, 375, 1280])
-def test_block_and_neighbors_fit_and_can_be_read(visit, width):
+def test_figures_fit_and_can_be_read(visit, width):
     page = visit(FIGURES, width=width)
-    for name in ("block", "neighbors"):
+    for name in ("block", "sizes", "neighbors"):
         shown = figure(page, name)
         assert shown.evaluate("e => e.scrollWidth - e.clientWidth") <= 1
         small = shown.evaluate("""f => [...f.querySelectorAll('text, p, small, span, dd, dt, button, label')].filter((e) =>

@@ -49,6 +49,7 @@ SCRIPTS = {
         [],
         ["norm_transfer", "freezing", "mixup", "mixup_rates", "soft_labels"],
     ),
+    "measure_zero_head": ({"SHOTS": (1, 5), "SEARCH": (100,)}, [], ["zero_head"]),
     "measure_unfreezing": ({"TASKS": ("tiles",), "SEARCH": (100,), "STEPS": 2}, [], ["unfreezing"]),
     "measure_cifar10_full": (
         {"STEPS": (2, 3), "STUDENT_STEPS": (2, 3), "RATES": (0.03, 0.1)},

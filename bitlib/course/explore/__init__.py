@@ -11,6 +11,7 @@ from .mixup import MixUp
 from .neighbors import Neighbors
 from .norms import Norms
 from .predict import Predict, asked
+from .sizes import Sizes
 from .softmax import Softmax
 from .standardize import Standardize
 from .transfermap import TransferMap
@@ -23,6 +24,7 @@ __all__ = [
     "Norms",
     "Predict",
     "Rule",
+    "Sizes",
     "Softmax",
     "Standardize",
     "TransferMap",
