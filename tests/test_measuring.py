@@ -51,6 +51,7 @@ SCRIPTS = {
     ),
     "measure_zero_head": ({"SHOTS": (1, 5), "SEARCH": (100,)}, [], ["zero_head"]),
     "measure_unfreezing": ({"TASKS": ("tiles",), "SEARCH": (100,), "STEPS": 2}, [], ["unfreezing"]),
+    "measure_batch_norm": ({"SHAPES": ("fully connected",), "SHOTS": 4, "SEARCH": (100,), "STEPS": 2}, [], ["batch_norm"]),
     "measure_cifar10_full": (
         {"STEPS": (2, 3), "STUDENT_STEPS": (2, 3), "RATES": (0.03, 0.1)},
         [],
@@ -81,7 +82,12 @@ class Script:
         (self.folder / "digits.json").write_bytes((ROOT / "results" / "digits.json").read_bytes())  # transfer_map reads it
         monkeypatch.setattr(bitlib, "load_task", lambda name: replace(toy_task(36), name=name, random_flip=True))
         trainers = [(bitlib, name) for name in ("finetune", "distill", "linear_probe")]
-        for owner, name in (*trainers, (self.module, "pretrain"), (self.module, "finetune_in_parts")):
+        for owner, name in (
+            *trainers,
+            (self.module, "pretrain"),
+            (self.module, "finetune_in_parts"),
+            (self.module, "train_small"),
+        ):
             if hasattr(owner, name):
                 monkeypatch.setattr(owner, name, self.small(getattr(owner, name)))
 

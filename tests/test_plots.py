@@ -23,6 +23,10 @@ PLOTS = {
     "reliability": plots.reliability({"with MixUp": BINS}),
     "norm_axes": plots.norm_axes(4, 8, 2),
     "learning_curve": plots.learning_curve({"a": (range(10), [1.0] * 10), "b": (range(10), [2.0] * 10)}, smooth=3),
+    "clouds": plots.clouds({"a": torch.tensor([[0.0, 1.0], [2.0, -1.0]]), "b": torch.zeros(2, 2)}, "one pixel", "another"),
+    "drift": plots.drift(
+        {"batch norm": (range(3), torch.arange(12.0).view(3, 4)), "b": (range(3), torch.zeros(3, 4))}, "input"
+    ),
     "confusion": plots.confusion(torch.tensor([[3, 1], [0, 2]]), "ab"),
 }
 

@@ -189,13 +189,14 @@ def few_shot_curve(
     chance: float | None = None,
     xlabel: str = "training images per class",
     floor: float = 0,
+    ylabel: str = "test accuracy (%)",
 ) -> Figure:
     """Accuracy against images per class. results: {method: {shots: accuracies of the seeds, 0 to 1}}.
 
     Lines are means, bars one standard deviation, faint points single seeds. chance: accuracy of guessing, 0 to 1; None
     leaves it out. floor: where the vertical axis begins, in per cent.
     """
-    figure, axes = _axes(width, 330, xlabel, "test accuracy (%)")
+    figure, axes = _axes(width, 330, xlabel, ylabel)
     ends, names = {}, roles(results)
     for (method, by_shots), name, marker in zip(results.items(), names, itertools.cycle(MARKERS)):
         shots = np.array(sorted(by_shots))
@@ -208,7 +209,7 @@ def few_shot_curve(
         axes.axhline(100 * chance, color=LIGHT["muted"], linestyle=":")
         axes.annotate("guessing", (0, 100 * chance), (4, 4), ("axes fraction", "data"), "offset points", color=LIGHT["muted"])
     axes.set_xscale("log")
-    axes.set_xticks(shots, [str(k) for k in shots])
+    axes.set_xticks(shots, [f"{k:g}" for k in shots])
     axes.minorticks_off()
     axes.set_ylim(floor, 100)
     _name_lines(figure, axes, ends, width)
@@ -366,6 +367,46 @@ def learning_curve(
         axes.set_yscale("log")
     if len(curves) > 1:
         _name_lines(figure, axes, ends, width)
+    return figure
+
+
+@plot
+def clouds(width: int, panels: Mapping[str, Tensor], xlabel: str, ylabel: str, limit: float = 3) -> Figure:
+    """Points in square panels side by side, from -limit to limit both ways. panels: {title: float [N, 2]}."""
+    figure = Figure(figsize=(width / 72, (width / len(panels) + 54) / 72))
+    grid = np.atleast_1d(figure.subplots(1, len(panels), sharex=True, sharey=True))
+    for axes, (title, points) in zip(grid, panels.items()):
+        axes.scatter(*points.clamp(-limit, limit).T.numpy(), s=9, color=LIGHT["accent"], alpha=0.4, linewidth=0)
+        axes.set(xlim=(-1.05 * limit, 1.05 * limit), ylim=(-1.05 * limit, 1.05 * limit), aspect="equal")
+        axes.set_xticks([-2, 0, 2])
+        axes.set_yticks([-2, 0, 2])
+        axes.grid()
+        axes.set_title(title, loc="left")
+    figure.supxlabel(xlabel, fontsize=SIZE, color=LIGHT["muted"]).set_gid("bl-x-label")
+    figure.supylabel(ylabel, fontsize=SIZE, color=LIGHT["muted"]).set_gid("bl-y-label")
+    return figure
+
+
+@plot
+def drift(
+    width: int, panels: Mapping[str, tuple[Sequence[float], Tensor]], ylabel: str, xlabel: str = "step", limit: float = 4
+) -> Figure:
+    """How a distribution moves: its 15th, 50th and 85th percentile. panels: {title: (steps, float [steps, values])}.
+
+    limit: the vertical axis ends at plus and minus this.
+    """
+    across = len(panels) if width >= 500 else 1
+    figure = Figure(figsize=(width / 72, (230 if across > 1 else 60 + 130 * len(panels)) / 72))
+    grid = np.atleast_1d(figure.subplots(len(panels) // across, across, sharex=True, sharey=True)).flat
+    for axes, (title, (steps, values)), name in zip(grid, panels.items(), roles(panels)):
+        low, middle, high = np.quantile(values.numpy(), (0.15, 0.5, 0.85), axis=1)
+        axes.fill_between(steps, low, high, color=LIGHT[name], alpha=0.25, linewidth=0)
+        axes.plot(steps, middle, color=LIGHT[name])
+        axes.grid(axis="y")
+        axes.set_ylim(-limit, limit)
+        axes.set_title(title, loc="left", color=LIGHT[name])
+    figure.supxlabel(xlabel, fontsize=SIZE, color=LIGHT["muted"]).set_gid("bl-x-label")
+    figure.supylabel(ylabel, fontsize=SIZE, color=LIGHT["muted"]).set_gid("bl-y-label")
     return figure
 
 

@@ -5,6 +5,7 @@ The figure itself is one ES module under `explorables/`. Needs ipywidgets and an
 """
 
 from .base import Explorable
+from .batch import Batch
 from .block import Block
 from .hyperrule import Rule
 from .mixup import MixUp
@@ -17,6 +18,7 @@ from .standardize import Standardize
 from .transfermap import TransferMap
 
 __all__ = [
+    "Batch",
     "Block",
     "Explorable",
     "MixUp",
