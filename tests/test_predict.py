@@ -76,7 +76,7 @@ def reveal(shown) -> str:
 
 def test_words_come_from_the_chapters_file():
     found = asked("07/fifty-steps", probe=97.84, tuned=96.2, head=93.9)
-    assert "reads 97.8 % and fine-tuning 96.2 %" in found["prompt"] and "93.9" in found["why"]
+    assert "reads 97.8 %" in found["prompt"] and "96.2 %" in found["prompt"] and "93.9" in found["why"]
     assert len(found["options"]) == 3 and "answer" not in found  # it is measured
     found = asked("04/one-group")
     assert found["options"][found["answer"]] == "layer norm, then instance norm" and "[" not in "".join(found["options"])

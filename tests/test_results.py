@@ -195,6 +195,14 @@ def test_chapter_on_norms_and_transfer():
         assert chosen == first["setting"] and abs(fmean(first["validation"]) - fmean(second["validation"])) < 0.01
 
 
+def test_results_page_on_the_default_with_few_images():
+    data = load("default_few_shot")
+    assert data["threads"] == 1  # "on one processor core"
+    for found in data["data"].values():
+        rows = found["ways"]["default"]
+        assert len(rows) == 5 and all(row["method"] == "finetune" and row["seconds"] < 180 for row in rows)
+
+
 def test_results_page_on_the_full_set():
     data = load("cifar10_full")
     tuned, mixed, scratch = (means(data, m) for m in ("finetune", "finetune_mixup", "scratch"))
