@@ -68,6 +68,6 @@ def test_a_search_as_a_table():
     shown = notebook.searched({"A": arm(0.2), "B": arm(0.4)})
     assert [shown.text.count(word) for word in ("rate 0.1", "rate 0.2", "55.0", "50.0")] == [1, 1, 2, 4]
     assert shown.html().startswith("<details>") and "<strong>55.0</strong>" in shown.html()
-    assert "Chosen at an end of what was tried: B (rate 0.4)." in shown.html()
+    assert "Chosen at an end of three or more values: B (rate 0.4)." in shown.html()
     mixed = notebook.searched({"A": arm(0.2), "B": arm(0.1, (0.01, 0.05, 0.1))})  # each its own rates
     assert "rate 0.01: 50.0" in mixed.text and "trial 3" in mixed.text

@@ -95,7 +95,7 @@ def searched(arms: dict[str, tuple[list[dict], dict, list[str]]], note: str = ""
     heads = settings[name] if alike else [f"trial {i}" for i in range(1, len(search) + 1)]
     shown = table(["validation accuracy (%)", *heads], rows).caption(
         f"Means over {len(search[0]['validation'])} runs that serve only for the search; the trial in bold was chosen. "
-        f"Chosen at an end of what was tried: {'; '.join(ends) or 'nowhere'}. {note}".strip()
+        f"Chosen at an end of three or more values: {'; '.join(ends) or 'nowhere'}. {note}".strip()
     )
     return Html(f"<details><summary>The search: every trial of every row</summary>{shown.html()}</details>", shown.text)
 
