@@ -8,6 +8,7 @@ the same plan gives the same result, and run.json holds the plan.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -342,7 +343,10 @@ def _plan(models: Sequence[ResNetV2], task: Task, budget: float, loop: Loop, dev
 
 
 def _pixels_per_second(model: ResNetV2, side: int, device: torch.device) -> float:
-    """How many pixels of input pass through the network in a second, rounded so that the same machine gets the same answer."""
+    """Pixels of input that pass through the network in a second, rounded down to a power of two.
+
+    Rounded, so that the same machine gets the same answer; down, so that the plan keeps to its budget.
+    """
     x = torch.zeros(64, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
     times = []
     with torch.no_grad():
@@ -351,4 +355,4 @@ def _pixels_per_second(model: ResNetV2, side: int, device: torch.device) -> floa
             model(x).sum().item()
             times.append(time.perf_counter() - start)
     exact = 64 * side**2 / min(times)
-    return float(2 ** round(torch.tensor(exact).log2().item()))
+    return 2.0 ** math.floor(math.log2(exact))

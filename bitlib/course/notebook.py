@@ -10,12 +10,15 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean, stdev
 
 import torch
 
-from ..data.task import few_shot_indices
+from ..data.task import Task, few_shot_indices
+from ..features import cache_features, fit_head
+from ..resnet import ResNetV2
 from .protocol import spoken
 from .show import Html, images, inline, png, quiz, show, table  # noqa: F401  (notebooks take these from here)
 
@@ -98,6 +101,24 @@ def searched(arms: dict[str, tuple[list[dict], dict, list[str]]], note: str = ""
         f"Chosen at an end of three or more values: {'; '.join(ends) or 'nowhere'}. {note}".strip()
     )
     return Html(f"<details><summary>The search: every trial of every row</summary>{shown.html()}</details>", shown.text)
+
+
+def probes(
+    model: ResNetV2, task: Task, shots: Iterable[int], side: int = 32, penalties: Iterable[float] = (0.001, 0.01, 0.1, 1.0)
+) -> dict[int, list[float]]:
+    """Test accuracies of linear probes on five random subsets, {images per class: [accuracies, 0 to 1]}.
+
+    The penalty is the one that does best on the validation images after training on two other subsets.
+    """
+    x = {split: cache_features(model, getattr(task, split), side) for split in ("train", "val", "test")}
+
+    def accuracy(k: int, c: float, seed: int, split: str) -> float:
+        on = few_shot_indices(task.train.labels, k, seed)
+        weight, bias = fit_head(x["train"][on], task.train.labels[on], task.num_classes, c)
+        return ((x[split].double() @ weight.T + bias).argmax(1) == getattr(task, split).labels).double().mean().item()
+
+    best = {k: max(penalties, key=lambda c: fmean(accuracy(k, c, seed, "val") for seed in (100, 101))) for k in shots}
+    return {k: [accuracy(k, c, seed, "test") for seed in range(5)] for k, c in best.items()}
 
 
 def live_probe(features: dict[str, torch.Tensor], labels: dict[str, torch.Tensor], shots=(1, 2, 5, 10, 25, 50)) -> object:

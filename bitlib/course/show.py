@@ -89,7 +89,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
     """A small table, with text aligned left and numbers right. heads: column titles; rows: cells of text or numbers."""
     rows = [[str(cell) for cell in row] for row in rows]
     columns = list(zip(*[heads, *rows]))
-    numeric = [all(NUMBER.fullmatch(cell) for cell in column[1:]) for column in columns]
+    numeric = [all(NUMBER.fullmatch(cell.replace("**", "")) for cell in column[1:]) for column in columns]
     widths = [max(map(len, column)) for column in columns]
 
     def line(cells: Sequence[str]) -> str:
