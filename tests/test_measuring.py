@@ -52,6 +52,11 @@ SCRIPTS = {
     "measure_zero_head": ({"SHOTS": (1, 5), "SEARCH": (100,)}, [], ["zero_head"]),
     "measure_unfreezing": ({"TASKS": ("tiles",), "SEARCH": (100,), "STEPS": 2}, [], ["unfreezing"]),
     "measure_batch_norm": ({"SHAPES": ("fully connected",), "SHOTS": 4, "SEARCH": (100,), "STEPS": 2}, [], ["batch_norm"]),
+    "measure_why_transfer": (
+        {"LENGTHS": {5: ((2, 3), 4)}, "WATCHED": (5, 3), "EVERY": 1, "GAP": 10, "SEARCH": (100,)},
+        [],
+        ["why_transfer"],
+    ),
     "measure_cifar10_full": (
         {"STEPS": (2, 3), "STUDENT_STEPS": (2, 3), "RATES": (0.03, 0.1)},
         [],
