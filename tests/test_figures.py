@@ -5,7 +5,7 @@ from browser import FIGURES, HTML, figure, keys, state, violations
 
 from bitlib.course import explore
 
-NAMES = ("softmax", "norms", "standardize", "mixup", "hyperrule", "transfermap", "block", "sizes", "neighbors", "batch")
+NAMES = ("softmax", "norms", "standardize", "mixup", "hyperrule", "transfermap", "block", "sizes", "neighbors", "batch", "depth")
 pytestmark = pytest.mark.site
 
 
@@ -39,6 +39,7 @@ def test_settings_live_in_the_address(visit):
         ("sizes", "depth", 152),
         ("neighbors", "query", 40),
         ("batch", "gamma", 0.5),
+        ("depth", "depth", 2.5),
     ],
 )
 def test_a_teachers_link_opens_at_the_figure_with_its_settings(visit, name, trait, value):
@@ -120,7 +121,7 @@ def test_static_html_cannot_be_broken_out_of():
 @pytest.mark.parametrize("width", [320, 375, 1280])
 def test_figures_fit_and_can_be_read(visit, width):
     page = visit(FIGURES, width=width)
-    for name in ("block", "sizes", "neighbors", "batch"):
+    for name in ("block", "sizes", "neighbors", "batch", "depth"):
         shown = figure(page, name)
         assert shown.evaluate("e => e.scrollWidth - e.clientWidth") <= 1
         small = shown.evaluate("""f => [...f.querySelectorAll('text, p, small, span, dd, dt, button, label')].filter((e) =>
