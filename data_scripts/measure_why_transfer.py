@@ -4,7 +4,7 @@
 Fine-tuning and training from scratch on the real digits, with few and with many images per class, for several numbers of steps:
 for each of them both choose between two learning rates by the protocol of bitlib/course/protocol.py. Training from scratch
 then goes on to a length that is not searched again, at the rate that it took before. Beside it, training and test accuracy at
-a number of images per class for which no other record has them, by the settings in results/digits.json. About twelve minutes;
+a number of images per class for which no other record has them, by the settings in results/digits.json. About nine minutes;
 you can interrupt it at any time, and the same command resumes it.
 """
 

@@ -354,8 +354,12 @@ def learning_curve(
     smooth: int = 1,
     log: bool = False,
     xlabel: str = "step",
+    places: Sequence[str] = (),
 ) -> Figure:
-    """Lines over steps. curves: {name: (steps, values)}; smooth: width of a moving average, in steps; log: logarithmic axis."""
+    """Lines over steps. curves: {name: (steps, values)}; smooth: width of a moving average, in steps; log: logarithmic axis.
+
+    places: what the steps 0, 1, ... are called, where they are not steps but, for example, stages of a network.
+    """
     figure, axes = _axes(width, 300, xlabel, ylabel)
     ends = {}
     for (label, (steps, values)), name, style in zip(curves.items(), roles(curves), itertools.cycle(DASHES)):
@@ -365,6 +369,8 @@ def learning_curve(
         ends[label] = (steps[-1], values[-1], LIGHT[name], style)
     if log:
         axes.set_yscale("log")
+    if places:
+        axes.set_xticks(range(len(places)), places)
     if len(curves) > 1:
         _name_lines(figure, axes, ends, width)
     return figure
