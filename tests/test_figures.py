@@ -5,7 +5,19 @@ from browser import FIGURES, HTML, figure, keys, state, violations
 
 from bitlib.course import explore
 
-NAMES = ("softmax", "norms", "standardize", "mixup", "hyperrule", "transfermap", "block", "sizes", "neighbors", "batch", "depth")
+NAMES = (
+    "softmax",
+    "norms",
+    "standardize",
+    "mixup",
+    "hyperrule",
+    "transfermap",
+    "block",
+    "sizes",
+    "neighbors",
+    "batch",
+    "depth",
+)
 pytestmark = pytest.mark.site
 
 
