@@ -56,6 +56,11 @@ SCRIPTS = {
         {"LENGTHS": {5: ((2, 3), 4)}, "WATCHED": (5, 3), "EVERY": 1, "GAP": 10, "SEARCH": (100,)},
         [],
         ["why_transfer"],
+    "measure_upstream": (
+        {"CLASSES": (2, 3), "WIDTHS": (4, 8), "STEPS": (1, 2), "MIDDLE": {"classes": 2, "width": 4}, "SEARCH": (100,)}
+        | {"SHOTS": (1,), "DRAWS": range(1), "LOOKS": 2, "BATCH": 4, "SIDE": 12, "DECAYS": (1e-5,), "LARGER": 2},
+        [],
+        ["upstream"],
     ),
     "measure_cifar10_full": (
         {"STEPS": (2, 3), "STUDENT_STEPS": (2, 3), "RATES": (0.03, 0.1)},

@@ -20,7 +20,8 @@ from torch import Tensor
 from ..files import UserError
 from .task import ArrayImages, Task, fingerprint
 
-SCALES = {"xs": 20, "s": 100, "m": 700, "l": None}  # number of classes; l: all of them
+SCALES = {"xs": 20, "s": 100, "m": 700, "l": None, "easy": None}  # number of classes; None: all of them
+STRENGTHS = {"easy": 0.5}  # of the random changes, where they are not 1
 XS_COPIES = 20  # how many times "xs" draws each of its few glyphs for validation and test
 HELD_OUT_SCRIPTS = ("ARMENIAN", "GEORGIAN")
 # The last two fonts are held out, for validation and test; the others are for training images.
@@ -86,10 +87,18 @@ def _script(char: str) -> str:
     return unicodedata.name(char, "?").split()[0]
 
 
-def draw_numbers(count: int, side: int, generator: torch.Generator) -> Tensor:
-    """Random numbers for `count` images, float [count, 53 + side * side]. generator: a CPU generator."""
+# Of the 15 uniform numbers that `draw_glyphs` uses: the values that leave a glyph white on black, as its font has it.
+CALM = torch.tensor([0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.0, 0.5, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0])
+
+
+def draw_numbers(count: int, side: int, generator: torch.Generator, strength: float = 1.0) -> Tensor:
+    """Random numbers for `count` images, float [count, 53 + side * side]. generator: a CPU generator.
+
+    strength: 1 for all the warps, colours, blur and noise that there are, 0 for none.
+    """
+    uniform = torch.rand(15, count, generator=generator).t()
     parts = [
-        torch.rand(15, count, generator=generator).t(),
+        uniform if strength == 1 else torch.lerp(CALM.expand_as(uniform), uniform, strength),
         torch.randn(count, 32, generator=generator),
         torch.rand(2, count, 3, generator=generator).transpose(0, 1).flatten(1),
         torch.randn(count, side * side, generator=generator),
@@ -143,24 +152,27 @@ def draw_glyphs(masks: Tensor, side: int, draws: Tensor) -> Tensor:
 
 
 class GlyphImages:
-    """Glyphs whose images are generated anew for every batch. masks: uint8 [N, 48, 48]; labels: int [N]."""
+    """Glyphs whose images are generated anew for every batch. masks: uint8 [N, 48, 48]; labels: int [N].
+
+    strength: of the random changes, see `draw_numbers`.
+    """
 
     resident = True
 
-    def __init__(self, masks: Tensor, labels: Tensor, side: int = SIDE):
-        self.masks, self.labels, self.side = masks, labels, side
+    def __init__(self, masks: Tensor, labels: Tensor, side: int = SIDE, strength: float = 1.0):
+        self.masks, self.labels, self.side, self.strength = masks, labels, side, strength
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, indices: Tensor) -> GlyphImages:
-        return GlyphImages(self.masks[indices], self.labels[indices], self.side)
+        return GlyphImages(self.masks[indices], self.labels[indices], self.side, self.strength)
 
     def prepare(self, side: int, device: torch.device | str) -> GlyphImages:
-        return GlyphImages(self.masks.to(device), self.labels, side)
+        return GlyphImages(self.masks.to(device), self.labels, side, self.strength)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        return draw_numbers(count, self.side, generator)
+        return draw_numbers(count, self.side, generator, self.strength)
 
     def batch(self, indices: Tensor, draws: Tensor | None = None) -> Tensor:
         if draws is None:
@@ -169,16 +181,18 @@ class GlyphImages:
 
 
 def load_glyphs(name: str = "glyphs") -> Task:
-    """A glyph task: "glyphs" (the same as "glyphs-l"), "glyphs-m", "glyphs-s", "glyphs-xs", or a held-out script, such as
-    "glyphs-armenian".
+    """A glyph task: "glyphs" (the same as "glyphs-l"), "glyphs-m", "glyphs-s", "glyphs-xs", "glyphs-easy", or a held-out
+    script, such as "glyphs-armenian".
 
     Training images are generated anew at every step. Validation and test images are generated once, each split from its own
     held-out font; characters missing from that font are missing from the split. "glyphs-xs" has 20 characters, for
-    experiments that take seconds, each of them several times in these two splits. Raises UserError for an unknown name.
+    experiments that take seconds, each of them several times in these two splits. "glyphs-easy" has the characters of
+    "glyphs-l" with half of the random changes, which networks learn in minutes. Raises UserError for an unknown name.
     """
     masks, labels, fonts, chars = _masks()
     wanted = name.partition("-")[2] or "l"
     scripts = {script.lower(): script for script in HELD_OUT_SCRIPTS}
+    strength = STRENGTHS.get(wanted, 1.0)
     if wanted in SCALES:
         classes = [i for i, char in enumerate(chars) if _script(char) not in HELD_OUT_SCRIPTS]
         order = torch.randperm(len(classes), generator=torch.Generator().manual_seed(0)).tolist()
@@ -194,15 +208,19 @@ def load_glyphs(name: str = "glyphs") -> Task:
         chosen = (inside & (renumber[labels] >= 0)).nonzero()[:, 0]
         if i > 0 and wanted == "xs":
             chosen = chosen.repeat(XS_COPIES)
-        images = GlyphImages(masks[chosen], renumber[labels[chosen]])
+        images = GlyphImages(masks[chosen], renumber[labels[chosen]], strength=strength)
         splits.append(_draw_once(images, seed=i) if i > 0 else images)
     names = tuple(chars[i] for i in classes)
     identity = fingerprint(names, hashlib.sha256(masks[renumber[labels] >= 0].numpy().tobytes()).hexdigest())
+    if wanted in STRENGTHS:
+        identity = fingerprint(identity, "strength", strength)
     name = "glyphs-l" if name == "glyphs" else name
     return Task(name, *splits, names, (SIDE, SIDE), random_crop=False, random_flip=False, fingerprint=identity)
 
 
 def _draw_once(images: GlyphImages, seed: int) -> ArrayImages:
     generator = torch.Generator().manual_seed(seed)
-    drawn = [draw_glyphs(part, SIDE, draw_numbers(len(part), SIDE, generator)) for part in images.masks.split(1024)]
+    drawn = [
+        draw_glyphs(part, SIDE, draw_numbers(len(part), SIDE, generator, images.strength)) for part in images.masks.split(1024)
+    ]
     return ArrayImages(torch.cat(drawn), images.labels)

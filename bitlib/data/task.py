@@ -120,6 +120,30 @@ class Task:
         """The splits besides train that may be looked at: val, and test unless it is closed."""
         return ("val",) if isinstance(self.test, Closed) else ("val", "test")
 
+    def some_classes(self, count: int, seed: int = 0) -> Task:
+        """The same task with only `count` of its classes in all three splits, chosen at random by `seed`.
+
+        Fewer classes with the same seed are part of these. Raises UserError if there are not as many, or for `count` below 1.
+        """
+        if not 1 <= count <= self.num_classes:
+            raise UserError(f"{self.name} has {self.num_classes} classes; {count} cannot be chosen")
+        order = torch.randperm(self.num_classes, generator=torch.Generator().manual_seed(seed))
+        chosen = order[:count].sort().values
+        renumber = torch.full((self.num_classes,), -1)
+        renumber[chosen] = torch.arange(count)
+
+        def part(split: Images) -> Images:
+            if isinstance(split, Closed):
+                return split
+            kept = split.subset((renumber[split.labels] >= 0).nonzero()[:, 0])
+            kept.labels = renumber[kept.labels]
+            return kept
+
+        names = tuple(self.class_names[i] for i in chosen.tolist())
+        identity = fingerprint(self.fingerprint, "classes", count, seed)
+        splits = {name: part(getattr(self, name)) for name in ("train", "val", "test")}
+        return replace(self, **splits, class_names=names, fingerprint=identity)
+
     def few_shot(self, shots: int, seed: int = 0) -> Task:
         """The same task with only `shots` training images per class, chosen at random by `seed`; val and test do not change.
 
