@@ -13,6 +13,7 @@ from .mixup import MixUp
 from .neighbors import Neighbors
 from .norms import Norms
 from .predict import Predict, asked
+from .schedule import Schedule
 from .sizes import Sizes
 from .softmax import Softmax
 from .standardize import Standardize
@@ -28,6 +29,7 @@ __all__ = [
     "Norms",
     "Predict",
     "Rule",
+    "Schedule",
     "Sizes",
     "Softmax",
     "Standardize",
