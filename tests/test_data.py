@@ -205,3 +205,40 @@ def test_smallest_glyph_task_is_tested_on_several_drawings_of_each_glyph():
     assert len(small.test) == 20 * len(set(small.test.labels.tolist()))
     same = [i for i in range(len(small.test)) if small.test.labels[i] == small.test.labels[0]]
     assert not torch.equal(small.test.images[same[0]], small.test.images[same[1]])
+
+
+def test_some_classes_are_nested_and_renumbered():
+    task = toy_task(36, classes=6)
+    few, more = task.some_classes(2, seed=3), task.some_classes(4, seed=3)
+    assert set(few.class_names) < set(more.class_names) < set(task.class_names)
+    for part in (few, more):
+        for split in ("train", "val", "test"):
+            kept, whole = getattr(part, split), getattr(task, split)
+            wanted = [i for i in range(len(whole)) if task.class_names[whole.labels[i]] in part.class_names]
+            assert torch.equal(kept.images, whole.images[wanted])  # of these classes all images, and no others
+            assert [part.class_names[y] for y in kept.labels] == [task.class_names[whole.labels[i]] for i in wanted]
+    assert few.fingerprint not in (more.fingerprint, task.fingerprint, task.some_classes(2, seed=4).fingerprint)
+    assert len(task.closed().some_classes(2, 3).test) == len(task.test)  # and stays closed
+    for count in (0, 7):
+        with pytest.raises(UserError, match=f"{count} cannot be chosen"):
+            task.some_classes(count)
+
+
+def test_easy_glyphs_are_the_same_glyphs_with_half_of_the_changes():
+    hard, easy = load_task("glyphs-l"), load_task("glyphs-easy")
+    assert easy.class_names == hard.class_names and easy.fingerprint != hard.fingerprint
+    rows = torch.arange(0, len(easy.train), 400)
+    drawn = {
+        name: task.train.batch(rows, task.train.draw(len(rows), torch.Generator().manual_seed(0)))
+        for name, task in (("hard", hard), ("easy", easy))
+    }
+    assert (drawn["easy"][:, 0] == drawn["easy"][:, 1]).all()  # grey, always
+    assert not (drawn["hard"][:, 0] == drawn["hard"][:, 1]).all()
+    edges = torch.cat([drawn["easy"][..., 0], drawn["easy"][..., -1]], -1).float().mean((1, 2))
+    assert (edges < drawn["easy"].float().amax((1, 2, 3)) / 2).all()  # bright on dark, always
+    # No changes at all: the glyph as its font has it.
+    mask = easy.train.masks[:8]
+    calm = draw_glyphs(mask, 48, draw_numbers(8, 48, torch.Generator().manual_seed(0), strength=0.0))
+    assert ((calm[:, 0] > 127) == (mask > 127)).float().mean() > 0.95
+    images = easy.train.subset(torch.arange(4)).prepare(16, "cpu")
+    assert images.strength == 0.5 and images.side == 16

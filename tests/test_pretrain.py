@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from conftest import QUIET, TINY, TINY_BN, quiet, toy_task
 
 import bitlib.data.batches as batches_module
 from bitlib import ResNetV2, UserError, resnet, save_weights
-from bitlib.pretrain import Upstream, pretrain
+from bitlib.pretrain import PAPER_MILESTONES, Upstream, pretrain
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +38,26 @@ def test_schedule():
     assert recipe.learning_rate(0) == pytest.approx(0.004) and recipe.learning_rate(99) == pytest.approx(0.4)
     assert recipe.learning_rate(550) == pytest.approx(0.4 * 0.5 * (1 + math.cos(math.pi / 2)))
     assert 0 < recipe.learning_rate(999) < 1e-5
+
+
+def test_the_papers_staircase():
+    recipe = Upstream(steps=900, warmup_steps=10, lr=0.4, milestones=PAPER_MILESTONES)
+    rates = {step: recipe.learning_rate(step) for step in (0, 9, 299, 300, 599, 600, 799, 800, 899)}
+    wanted = [0.04, 0.4, 0.4, 0.04, 0.04, 0.004, 0.004, 0.0004, 0.0004]
+    assert list(rates.values()) == pytest.approx(wanted)
+    # Warm-up comes first, even where a decay is due in it.
+    assert Upstream(steps=30, warmup_steps=20, lr=0.4, milestones=(0.1,)).learning_rate(9) == pytest.approx(0.2)
+
+
+def test_any_architecture_and_what_to_watch():
+    def watch(model) -> dict[str, float]:
+        return {"width": model.arch.root_width}
+
+    recipe = Upstream(**{**RECIPE, "arch": replace(TINY, root_width=2 * TINY.root_width), "steps": 6})
+    result = pretrain(toy_task(), recipe, loop=quiet(evaluate_every=3), watch=watch)
+    assert result.model.arch == recipe.arch
+    seen = [row for row in result.history.rows if "val_accuracy" in row]
+    assert [row["step"] for row in seen] == [2, 5] and all(row["width"] == 2 * TINY.root_width for row in seen)
 
 
 def test_interrupted_and_resumed(tmp_path, monkeypatch):
@@ -72,6 +93,12 @@ def test_progressive_resizing_from_a_model(tmp_path, monkeypatch):
     assert seen == [8, 8, 12, 12]  # crops, then whole images for validation and test
     with pytest.raises(UserError, match="cannot be the start"):
         pretrain(toy_task(), Upstream(**{**RECIPE, "arch": "small"}, init=str(tmp_path / "start.safetensors")), loop=QUIET)
+
+
+@pytest.mark.parametrize("wrong", [(0.5, 0.5), (0.6, 0.3), (0.5, 1.0), (0.0, 0.5)])
+def test_milestones_are_checked(wrong):
+    with pytest.raises(UserError, match="milestones"):
+        Upstream(milestones=wrong)
 
 
 @pytest.mark.parametrize("wrong", [{"arch": "R51"}, {"steps": 0}, {"lr": -1.0}, {"weight_decay": -1.0}, {"resize": 3}])

@@ -60,7 +60,8 @@ def stored(name: str) -> dict:
     text = (folder / f"{name}.json").read_text("utf8")
     found = json.loads(text, object_hook=lambda d: {int(k) if k.isdigit() else k: v for k, v in d.items()})
     where = f"{found['device']}, PyTorch {found['torch']}, commit {found['commit'][:7]}"
-    told = f"Measured by a script: {where}, {len(found['seeds'])} seeds"
+    seeds = len(found.get("seeds", [0]))  # the record of a shipped model has only "seed"
+    told = f"Measured by a script: {where}, {seeds} seed{'s' * (seeds != 1)}"
     show(Html(f'<p class="bl-source">{inline(told)} (results/{name}.json).</p>', f"results/{name}.json. {told}."))
     return found
 

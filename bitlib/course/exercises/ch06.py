@@ -206,8 +206,8 @@ EXERCISES: dict[str, Exercise] = {
         (
             "Directions don't see one another, so follow each by itself. What does one step do to the weight, and what to the "
             "average of its square?",
-            "A weight w becomes (1 − rate × curvature) w − rate × noise. Square it, and take the average: the noise has mean 0, "
-            "so the mixed term is gone, and two terms are left.",
+            "A weight w becomes (1 − rate × curvature) w − rate × noise. Square it, and take the average: the noise has mean "
+            "0, so the mixed term is gone, and two terms are left.",
             "The average of the noise's square is its variance, which a batch divides by its size. Keep a list of squares, "
             "renew it for every rate, and only in the end add up curvature × square / 2.",
         ),
