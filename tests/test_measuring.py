@@ -58,7 +58,7 @@ SCRIPTS = {
         ["why_transfer"],
     "measure_upstream": (
         {"CLASSES": (2, 3), "WIDTHS": (4, 8), "STEPS": (1, 2), "MIDDLE": {"classes": 2, "width": 4}, "SEARCH": (100,)}
-        | {"SHOTS": (1,), "DRAWS": range(1), "LOOKS": 2, "BATCH": 4, "SIDE": 12, "DECAYS": (1e-5,), "LARGER": 2},
+        | {"DRAWS": range(1), "LOOKS": 2, "BATCH": 4, "SIDE": 12, "DECAYS": (1e-5,), "LARGER": 2},
         [],
         ["upstream"],
     ),
