@@ -1,7 +1,8 @@
 """Upstream training: train a network from random weights on a large task, as a starting point for fine-tuning.
 
 The paper's upstream recipe (section 3.3), scaled down: SGD with momentum, weight decay 1e-4, a linear warm-up. The learning
-rate then follows a cosine, or with `milestones` the paper's staircase.
+rate then follows a cosine, which ends ahead in runs as short as the course's (results/upstream.json), or with `milestones` the
+paper's staircase.
 """
 
 from __future__ import annotations

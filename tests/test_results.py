@@ -334,3 +334,37 @@ def test_tables_of_speeds(monkeypatch):
     old = {"contestant": "timm BiT R50x1", "seconds": [0.5, 0.4, 0.6], "images_per_second": 16.0, "memory": None}
     (_, table) = bench_case(case | {"batch_size": 8, "rows": [old]})
     assert bench_tables([table]) == [[["", "images per second", "ratio to timm"], ["timm BiT R50x1", "16", "1.00"]]]
+
+
+def test_chapter_on_pretraining():
+    """What it says in words beside its evidence."""
+    data = load("upstream")
+    cells, (few, _, many), (_, usual, long) = data["cells"], data["classes"], data["steps"]
+
+    def cell(classes: int, width: int, steps: int, what: str = "5-shot") -> list[float]:
+        return cells[f"{classes} characters, width {width}, {steps} steps"][what]
+
+    for width in data["widths"]:
+        at_usual = [fmean(cell(n, width, usual)) for n in data["classes"]]
+        assert max(at_usual) == at_usual[0]  # "128 characters look best, at every width"
+        for n in data["classes"]:  # "every cell gains from four times the steps"
+            means = [fmean(cell(n, width, steps)) for steps in data["steps"]]
+            assert means == sorted(means)
+        equal_epochs = [fmean(cell(n, width, steps)) for n, steps in zip(data["classes"], data["steps"])]
+        assert equal_epochs == sorted(equal_epochs)  # "all lines rise"
+        gains = [fmean(cell(n, width, long)) - fmean(cell(n, width, usual)) for n in data["classes"]]
+        assert max(gains) == gains[-1]  # "the cells with the most data gain most"
+        assert max(cell(many, width, usual, "upstream")) < 0.05  # "next to nothing"
+    for n in data["classes"]:  # "that width helps did show, at every size of the data"
+        assert fmean(cell(n, 16, long)) > fmean(cell(n, 4, long)) + 0.03
+    for steps in data["steps"]:  # "both signs": no telling whether the small network suffers more
+        leads = [[a - b for a, b in zip(cell(many, width, steps), cell(few, width, steps))] for width in (4, 16)]
+        wider = [b - a for a, b in zip(*leads)]
+        assert min(wider) < 0 < max(wider)
+    middle = cells[f"512 characters, width 8, {long} steps"]
+    weak = cells["weight decay 1e-05"]
+    differences = [a - b for a, b in zip(middle["upstream"], weak["upstream"])]
+    assert min(differences) < 0 < max(differences)
+    none = cells["batch of 256, rate times 16, no warm-up"]["upstream"]
+    assert min(none) < 0.01 < 0.3 < max(none)  # "some of the five runs end where they began"
+    assert all(r["lr"] == data["recipes"]["cosine"]["lr"] for name, r in data["recipes"].items() if "decay" in name)
