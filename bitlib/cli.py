@@ -169,6 +169,19 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--weight-decay", type=float, default=1e-4, help="weight decay (default: 1e-4)")
     training(sub)
 
+    sub = command("suite", run_suite, "measure models on a suite of twelve small tasks, in the manner of VTAB-1k")
+    sub.epilog = (
+        "Every model is trained on every task, fine-tuned and from scratch. Rate and number of steps are chosen once for all "
+        "tasks, for each of the two. FILE.partial holds the finished runs, and the same command goes on from there."
+    )
+    some = "names from `bitlib models`, or weight files (default: glyphs-L)"
+    sub.add_argument("--model", nargs="+", default=["glyphs-L"], metavar="NAME|FILE", help=some)
+    sub.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks, such as suite/counting (default: all)")
+    repeats = "repetitions, each with other training images, another order and other initial weights (default: 3)"
+    sub.add_argument("--seeds", type=_positive, default=3, metavar="N", help=repeats)
+    sub.add_argument("--json", default="suite.json", metavar="FILE", help="where to write the figures (default: suite.json)")
+    compute(sub)
+
     sub = command("bench", run_bench, "compare speed and memory with batch norm and timm on this machine")
     sub.add_argument("--mode", nargs="+", default=["train", "infer"], choices=("train", "infer"))
     sub.add_argument("--side", type=_positive, nargs="+", default=[128], metavar="PX", help="side of the images (default: 128)")
@@ -473,6 +486,30 @@ def run_pretrain(args) -> None:
     record |= {"seconds": round(result.history.seconds, 2), **environment(next(result.model.parameters()).device)}
     write_json(out / "run.json", record)
     _report(result, task, out)
+
+
+def run_suite(args) -> None:
+    """`bitlib suite`."""
+    from .device import pick_device
+    from .distributed import ranks
+    from .suite import Cells, Plan, measure, table
+    from .transfer import environment, write_json
+
+    if ranks()[1] > 1:
+        raise UserError("the suite trains many small networks one after another, in one process; start it without torchrun")
+    file = _writable(Path(args.json).parent, True) / Path(args.json).name
+    if file.exists():
+        raise UserError(f"{file} exists already; choose another --json, or delete it")
+    plan = Plan(args.model, args.tasks or Plan.tasks, args.seeds)
+    device, cells = (
+        pick_device(args.device),
+        Cells(file.with_name(f"{file.name}.partial"), environment(pick_device(args.device))),
+    )
+    found = measure(plan, cells, Loop(device=str(device), precision="fp32", progress=not args.quiet))
+    write_json(file, found | environment(device))
+    cells.clear()
+    print(table(found))
+    print(f"written to {file}")
 
 
 def run_bench(args) -> None:

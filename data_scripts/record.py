@@ -1,13 +1,13 @@
 """Writing results/*.json with their provenance (hardware, versions, commit), and resuming long measurements."""
 
 import hashlib
-import json
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
+import bitlib.suite
 from bitlib import model_info
 from bitlib.transfer import environment, write_json
 
@@ -34,25 +34,8 @@ def weights_of(names: Iterable[str]) -> dict[str, str]:
     return {name: hashlib.sha256(model_info(name).path.read_bytes()).hexdigest() for name in names}
 
 
-class Cells:
-    """Measured values by name, stored in a file, so that a long measurement can be interrupted and resumed.
-
-    identity: what the values depend on (JSON-able); stored values with a different identity are discarded.
-    """
+class Cells(bitlib.suite.Cells):
+    """Measured values by name, stored until the measurement is complete. identity: what the values depend on (JSON-able)."""
 
     def __init__(self, name: str, identity: dict):
-        self.path = RESULTS.parent / "_build" / "measure" / f"{name}.json"
-        self.state = {"identity": json.loads(json.dumps(identity)), "values": {}}
-        if self.path.exists() and (found := json.loads(self.path.read_text()))["identity"] == self.state["identity"]:
-            self.state = found
-
-    def __call__(self, key: str, measure: Callable, *args):
-        """The value for `key`, JSON-able; calls measure(*args) if it is not stored yet."""
-        if key not in self.state["values"]:
-            self.state["values"][key] = measure(*args)
-            write_json(self.path, self.state)
-        return self.state["values"][key]
-
-    def clear(self) -> None:
-        """Delete all values, so that the next run starts afresh."""
-        self.path.unlink(missing_ok=True)
+        super().__init__(RESULTS.parent / "_build" / "measure" / f"{name}.json", identity)

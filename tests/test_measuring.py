@@ -50,6 +50,7 @@ SCRIPTS = {
         ["norm_transfer", "freezing", "mixup", "mixup_rates", "soft_labels"],
     ),
     "measure_zero_head": ({"SHOTS": (1, 5), "SEARCH": (100,)}, [], ["zero_head"]),
+    "measure_suite": ({"MODELS": ("glyphs-S",), "TASKS": ("suite/digits", "suite/distance")}, [], ["suite"]),
     "measure_unfreezing": ({"TASKS": ("tiles",), "SEARCH": (100,), "STEPS": 2}, [], ["unfreezing"]),
     "measure_batch_norm": ({"SHAPES": ("fully connected",), "SHOTS": 4, "SEARCH": (100,), "STEPS": 2}, [], ["batch_norm"]),
     "measure_why_transfer": (
@@ -94,6 +95,7 @@ class Script:
         trainers = [(bitlib, name) for name in ("finetune", "distill", "linear_probe")]
         for owner, name in (
             *trainers,
+            (bitlib.suite, "finetune"),
             (self.module, "pretrain"),
             (self.module, "finetune_in_parts"),
             (self.module, "train_small"),

@@ -10,6 +10,7 @@ from .augment import Augmentation, resize, to_input
 from .digits import load_digits
 from .folder import class_folders, load_folder, read_image
 from .glyphs import HELD_OUT_SCRIPTS, SCALES, load_glyphs
+from .suite import SUITE, load_suite
 from .task import ArrayImages, Images, Task
 from .tiles import load_tiles
 from .tiny_imagenet import SHARES, load_tiny_imagenet
@@ -19,6 +20,7 @@ TINY_IMAGENET_TASKS = ("tiny-imagenet", *(f"tiny-imagenet-{x}" for x in SHARES))
 GLYPH_TASKS = ("glyphs", *(f"glyphs-{x}" for x in (*SCALES, *map(str.lower, HELD_OUT_SCRIPTS))))
 LOADERS = {"digits": lambda _: load_digits(), "tiles": lambda _: load_tiles(), **dict.fromkeys(GLYPH_TASKS, load_glyphs)}
 LOADERS |= dict.fromkeys(TINY_IMAGENET_TASKS, load_tiny_imagenet) | dict.fromkeys(VISION_TASKS, load_vision)
+LOADERS |= dict.fromkeys(SUITE, load_suite)
 
 
 def list_tasks() -> list[str]:
