@@ -214,7 +214,16 @@ def test_command_writes_a_record_and_a_table(small, tmp_path, capsys):
 def by_hand(name, seed, setting):
     task = load_suite(name, seed)
     model = bitlib.create_model("glyphs-S", task.num_classes, pretrained=True)
-    return bitlib.finetune(model, task, bitlib.transfer.default_rule(model, task).adapted(**setting), seed, QUIET)
+    return bitlib.finetune(model, task, measuring.rule_for(model, task, setting), seed, QUIET)
+
+
+def test_the_rule_is_the_models_own_and_enlarges_nothing_that_is_counted():
+    model, setting = bitlib.create_model("glyphs-L", 8, pretrained=True), {"base_lr": 0.03, "steps": 100}
+    for name in ("suite/orientation", "suite/counting"):
+        task = load_suite(name)
+        rule, own = measuring.rule_for(model, task, setting), bitlib.transfer.default_rule(model, task)
+        assert (rule.total_steps, rule.base_lr, rule.batch_size) == (100, 0.03, own.batch_size)
+        assert (rule.resize, rule.crop) == ((own.resize, own.crop) if task.random_crop else (own.crop, own.crop))
 
 
 def test_goes_on_where_it_was_interrupted(small, tmp_path, monkeypatch, capsys):
