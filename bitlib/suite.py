@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
@@ -147,8 +147,8 @@ def measure(plan: Plan, cells: Callable, loop: Loop = Loop()) -> dict:
 def rule_for(model: ResNetV2, task: Task, setting: dict) -> HyperRule:
     """The rule for a task of the suite: the model's own, with this rate and number of steps.
 
-    Where a random crop would destroy labels, images are only resized, as in the paper (appendix F): cut from the middle instead,
-    they would show everything larger in training than in the test.
+    Where a random crop would destroy labels, images are only resized, as in the paper (appendix F). Cut from the middle
+    instead, they would show everything larger in training than in the test.
     """
     rule = default_rule(model, task).adapted(**setting)
     return rule if task.random_crop else rule.adapted(resolution=(rule.crop, rule.crop))
@@ -163,11 +163,9 @@ def _accuracy(split: str, task: Task, arm: tuple[str, str], setting: dict, seed:
     """Train once, and test on `split`: "val" keeps the test images closed."""
     name, way = arm
     model = create_model(name, task.num_classes, pretrained=way == "fine-tuned", seed=seed)
-    rule = rule_for(model, task, setting)
+    rule, loop = rule_for(model, task, setting), replace(loop, progress=False)
     try:
-        run = finetune(
-            model, task.closed() if split == "val" else task, rule, seed, Loop(loop.device, loop.precision, progress=False)
-        )
+        run = finetune(model, task.closed() if split == "val" else task, rule, seed, loop)
     except Diverged:
         return 1 / task.num_classes  # no better than guessing
     return getattr(run, f"{split}_accuracy")
