@@ -174,8 +174,8 @@ def build_parser() -> argparse.ArgumentParser:
         "Every model is trained on every task, fine-tuned and from scratch. Rate and number of steps are chosen once for all "
         "tasks, for each of the two. FILE.partial holds the finished runs, and the same command goes on from there."
     )
-    some = "names from `bitlib models`, or weight files (default: glyphs-L)"
-    sub.add_argument("--model", nargs="+", default=["glyphs-L"], metavar="NAME|FILE", help=some)
+    some = "small models of the course (default: glyphs-L)"
+    sub.add_argument("--model", nargs="+", default=["glyphs-L"], metavar="NAME", help=some)
     sub.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks, such as suite/counting (default: all)")
     repeats = "repetitions, each with other training images, another order and other initial weights (default: 3)"
     sub.add_argument("--seeds", type=_positive, default=3, metavar="N", help=repeats)

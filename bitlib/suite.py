@@ -24,7 +24,7 @@ from .loop import Loop
 from .resnet import ResNetV2
 from .trainer import Diverged
 from .transfer import default_rule, finetune, write_json
-from .weights import create_model, weights_digest
+from .weights import create_model, model_info, weights_digest
 
 WAYS = ("fine-tuned", "from scratch")
 RATES, STEPS = (0.03, 0.1), (100, 400)  # every combination is a trial; the rest of the rule stays as it is
@@ -60,7 +60,7 @@ class Plan:
     """What to measure. models: names with weights; tasks: names of the suite; seeds: how many repetitions, each with a draw of
     training images, an order and, from scratch, initial weights of its own.
 
-    Raises UserError for a task that is not in the suite, or for the same one twice.
+    Raises UserError for a task that is not in the suite, a model that the suite's rates do not suit, or one of them twice.
     """
 
     models: Sequence[str] = ("glyphs-L",)
@@ -71,12 +71,17 @@ class Plan:
         for name in self.tasks:
             if name not in SUITE:
                 raise UserError(f"there is no task {name!r} in the suite; its tasks are {', '.join(SUITE)}")
+        for name in self.models:
+            if model_info(name).recipe is None:
+                wrong = f"{name} has no recipe for images of 32 pixels"
+                raise UserError(f"{wrong}; the suite measures the course's small models, such as glyphs-L and photos-L")
         for what, names in (("model", self.models), ("task", self.tasks)):
             if twice := {name for name in names if names.count(name) > 1}:
                 raise UserError(f"the {what} {min(twice)} is given twice; once is enough")
 
     @property
     def arms(self) -> list[tuple[str, str]]:
+        """What is compared: (model, way) for each model and each of WAYS."""
         return [*product(self.models, WAYS)]
 
     @property
@@ -86,6 +91,7 @@ class Plan:
 
     @property
     def settings(self) -> list[dict]:
+        """The trials of every arm."""
         return [{"base_lr": lr, "steps": steps} for steps, lr in product(STEPS, RATES)]
 
     @property
