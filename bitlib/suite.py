@@ -229,11 +229,11 @@ def table(record: dict) -> str:
             names = [name for name, about in record["tasks"].items() if about["group"] == group]
             lines += [_row(f"  {name.removeprefix('suite/')}", *(accuracy[name] for accuracy in arms)) for name in names]
             lines += [_row(group, *(found[group] for found in means))] if names else []
-        lines += [_row(f"mean of {len(record['tasks'])} tasks", *(found["all"] for found in means)), ""]
+        lines += [_row(f"mean of {len(record['tasks'])} tasks", *(found["all"] for found in means))]
         told = (
             f"{way}: rate {s['base_lr']:g}, {s['steps']} steps" for way in WAYS for s in [record["chosen"][title(model, way)]]
         )
-        lines += [f"chosen on validation images, for all tasks together: {'; '.join(told)}"]
+        lines += [f"chosen on validation images, for all tasks together: {'; '.join(told)}", ""]
     seeds = len(record["seeds"])
     over = f"means of {seeds} seeds ± half of the 95 % interval" if seeds > 1 else "one seed, so no interval"
     return "\n".join([*lines, f"accuracy in %, differences in points: {over}; the tasks are a fixed set"])

@@ -1,7 +1,10 @@
-"""The suite's natural tasks: what VTAB calls natural is made by people or seen by a camera: writing, print and photographs.
+"""The suite's natural tasks: writing, print and photographs. (VTAB's natural images were all taken by ordinary cameras.)
 
-Handwritten digits ship with scikit-learn, photographs with scikit-learn and matplotlib, fonts with matplotlib. All but
-`digits_of`, whose images are there already, have the form that `drawing.each` describes.
+Handwritten digits ship with scikit-learn, photographs with scikit-learn and matplotlib, fonts with matplotlib. All functions
+but `digits_of`, whose images are there already, have the form that `drawing.each` describes.
+
+The course's glyph models have seen these typefaces, and letters drawn in the same way, but no Georgian ones, and they learnt to
+tell characters apart whatever the typeface.
 """
 
 from __future__ import annotations

@@ -38,9 +38,10 @@ def _windows(split: str) -> tuple[np.ndarray, np.ndarray]:
     def steepness(corners: np.ndarray) -> np.ndarray:
         return np.array([slope[y : y + SIDE, x : x + SIDE].mean() for y, x in corners])
 
+    # The borders come from the middle window of every block, whatever its split.
     everywhere = np.concatenate([blocks(*metres.shape, side, name) for name in ("train", "val", "test")])
     borders = np.quantile(steepness(everywhere + (side - SIDE) // 2), np.arange(1, len(STEEPNESS)) / len(STEEPNESS))
-    corners = (blocks(*metres.shape, side, split)[:, None] + inside[::3]).reshape(-1, 2)
+    corners = (blocks(*metres.shape, side, split)[:, None] + inside[::3]).reshape(-1, 2)  # neighbours hardly differ
     return corners, np.digitize(steepness(corners), borders)
 
 

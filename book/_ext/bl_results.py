@@ -11,6 +11,7 @@ from pathlib import Path
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
+from bitlib import suite
 from bitlib.course import plots
 from bitlib.course.bench import best_rows, paired
 from bitlib.course.protocol import spoken
@@ -112,6 +113,40 @@ class ChosenTable(ResultTable):
         return spoken(data["chosen"][method][column])
 
 
+class SuiteTable(SphinxDirective):
+    """The accuracy of a model of results/NAME.json, as measured by bitlib.suite, on every task, group and the whole suite."""
+
+    required_arguments = 2
+
+    def run(self):
+        name, model = self.arguments
+        return [table_of(suite_rows(load(self.env, name), model))]
+
+
+def suite_rows(record, model):
+    """Head and rows of the table for one model; bold for groups and the suite, and at the end what was chosen."""
+    fine, scratch = (record["accuracy"][suite.title(model, way)] for way in suite.WAYS)
+    means = [suite.scores(accuracy) for accuracy in (fine, scratch)]
+
+    def row(name, chance, one, other, bold=False):
+        cells = [
+            suite.mean_and_interval([100 * v for v in values]) for values in (one, other, [a - b for a, b in zip(one, other)])
+        ]
+        texts = [f"{mean:{sign}.1f} ± {half:.1f}" for (mean, half), sign in zip(cells, ("", "", "+"))]
+        return [nodes.strong(text, text) if bold else text for text in (name, chance, *texts)]
+
+    rows = [["test accuracy (%)", "guessing", *suite.WAYS, "difference"]]
+    for group in suite.GROUPS:
+        tasks = {name: about for name, about in record["tasks"].items() if about["group"] == group}
+        rows += [
+            row(name.removeprefix("suite/"), f"{100 / about['classes']:.1f}", fine[name], scratch[name])
+            for name, about in tasks.items()
+        ]
+        rows += [row(group, "", means[0][group], means[1][group], bold=True)]
+    chosen = [spoken(record["chosen"][suite.title(model, way)]) for way in suite.WAYS]
+    return [*rows, row("all tasks", "", means[0]["all"], means[1]["all"], bold=True), ["chosen", "", *chosen, ""]]
+
+
 class BenchTable(SphinxDirective):
     """A table with ratios for each case in results/NAME.json, as written by benchmarks/speed.py."""
 
@@ -210,6 +245,7 @@ def setup(app):
     app.add_directive("few-shot-figure", FewShotFigure)
     app.add_directive("result-table", ResultTable)
     app.add_directive("chosen-table", ChosenTable)
+    app.add_directive("suite-table", SuiteTable)
     app.add_directive("bench-table", BenchTable)
     app.add_directive("bench-parts", BenchParts)
     app.add_directive("gpu-results", GpuResults)
