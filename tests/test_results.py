@@ -368,3 +368,18 @@ def test_chapter_on_pretraining():
     none = cells["batch of 256, rate times 16, no warm-up"]["upstream"]
     assert min(none) < 0.01 < 0.3 < max(none)  # "some of the five runs end where they began"
     assert all(r["lr"] == data["recipes"]["cosine"]["lr"] for name, r in data["recipes"].items() if "decay" in name)
+
+
+def test_results_page_on_the_suite():
+    """Twelve tasks in three groups of four, three seeds, four trials on six tasks for both ways."""
+    data = load("suite")
+    groups = [about["group"] for about in data["tasks"].values()]
+    assert {group: groups.count(group) for group in groups} == dict.fromkeys(("natural", "specialised", "structured"), 4)
+    assert data["seeds"] == [0, 1, 2] and not set(data["seeds"]) & set(data["search_seeds"]) and data["commit"]
+    assert all(about["images"]["train"] == 1000 for about in data["tasks"].values())
+    for arm in ("glyphs-L, fine-tuned", "glyphs-L, from scratch"):
+        trials = data["search"][arm]
+        assert len(trials) == 4 and data["chosen"][arm] in [trial["setting"] for trial in trials]
+        searched = [*trials[0]["tasks"]]
+        assert [data["tasks"][name]["group"] for name in searched] == [g for g in dict.fromkeys(groups) for _ in range(2)]
+        assert all(len(values) == 3 for values in data["accuracy"][arm].values())
