@@ -57,6 +57,7 @@ SCRIPTS = {
         {"LENGTHS": {5: ((2, 3), 4)}, "WATCHED": (5, 3), "EVERY": 1, "GAP": 10, "SEARCH": (100,)},
         [],
         ["why_transfer"],
+    ),
     "measure_upstream": (
         {"CLASSES": (2, 3), "WIDTHS": (4, 8), "STEPS": (1, 2), "MIDDLE": {"classes": 2, "width": 4}, "SEARCH": (100,)}
         | {"DRAWS": range(1), "LOOKS": 2, "BATCH": 4, "SIDE": 12, "DECAYS": (1e-5,), "LARGER": 2},
