@@ -1,22 +1,25 @@
 """The page that sets what the chapters measured beside what papers say."""
 
+import importlib
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
-import bl_evidence  # noqa: E402
-
 PAGE = (ROOT / "book" / "evidence.md").read_text("utf8")
 SECTIONS = re.findall(r"^## (.+?)$(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
 
 
+@pytest.fixture
+def bl_evidence(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "book" / "_ext")
+    return importlib.import_module("bl_evidence")
+
+
 @pytest.mark.parametrize(("heading", "text"), SECTIONS)
-def test_a_section_asks_cites_and_shows_evidence(heading, text):
+def test_a_section_asks_cites_and_shows_evidence(heading, text, bl_evidence):
     blocks = re.findall(r"```\{evidence\} (\w+)\n:shows: (.+)\n\n(.+?)\n```", text, re.DOTALL)
     assert heading.endswith("?") and "{cite}" in text and len(blocks) == 1
     chapter, shows, lines = blocks[0]
@@ -25,7 +28,7 @@ def test_a_section_asks_cites_and_shows_evidence(heading, text):
     assert all(line.split(" => ")[0] in stored for line in lines.splitlines())
 
 
-def test_evidence_is_read_with_its_interval_and_an_ambiguous_sentence_is_not(tmp_path, monkeypatch):
+def test_evidence_is_read_with_its_interval_and_an_ambiguous_sentence_is_not(tmp_path, monkeypatch, bl_evidence):
     def output(text):
         return {"outputs": [{"data": {"text/plain": [text]}}]}
 
