@@ -52,6 +52,19 @@ SCRIPTS = {
     "measure_zero_head": ({"SHOTS": (1, 5), "SEARCH": (100,)}, [], ["zero_head"]),
     "measure_suite": ({"MODELS": ("glyphs-S",), "TASKS": ("suite/digits", "suite/distance")}, [], ["suite"]),
     "measure_unfreezing": ({"TASKS": ("tiles",), "SEARCH": (100,), "STEPS": 2}, [], ["unfreezing"]),
+    "measure_hyperrule": (
+        {
+            "SEARCH": (100,),
+            "TRIALS": 3,
+            "SHOTS": 2,
+            "PER_CLASS": (0.25, 0.25),
+            "MIRRORED": "abc",
+            "UNPAIRED": "cab",
+            "DRAWN": (4, 2, 2),
+        },
+        [],
+        ["hyperrule", "hyperrule_sides", "hyperrule_labels"],
+    ),
     "measure_batch_norm": ({"SHAPES": ("fully connected",), "SHOTS": 4, "SEARCH": (100,), "STEPS": 2}, [], ["batch_norm"]),
     "measure_why_transfer": (
         {"LENGTHS": {5: ((2, 3), 4)}, "WATCHED": (5, 3), "EVERY": 1, "GAP": 10, "SEARCH": (100,)},
