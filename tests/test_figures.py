@@ -20,6 +20,7 @@ NAMES = (
 )
 NAMES = ("softmax", "norms", "standardize", "mixup", "hyperrule", "transfermap", "block", "sizes", "neighbors", "batch")
 NAMES += ("schedule",)
+NAMES += ("search",)
 pytestmark = pytest.mark.site
 
 
@@ -55,6 +56,7 @@ def test_settings_live_in_the_address(visit):
         ("batch", "gamma", 0.5),
         ("depth", "depth", 2.5),
         ("schedule", "first", 0.25),
+        ("search", "trials", 20),
     ],
 )
 def test_a_teachers_link_opens_at_the_figure_with_its_settings(visit, name, trait, value):
@@ -137,6 +139,7 @@ def test_static_html_cannot_be_broken_out_of():
 def test_figures_fit_and_can_be_read(visit, width):
     page = visit(FIGURES, width=width)
     for name in ("block", "sizes", "neighbors", "batch", "depth", "schedule"):
+    for name in ("block", "sizes", "neighbors", "batch", "search"):
         shown = figure(page, name)
         assert shown.evaluate("e => e.scrollWidth - e.clientWidth") <= 1
         small = shown.evaluate("""f => [...f.querySelectorAll('text, p, small, span, dd, dt, button, label')].filter((e) =>

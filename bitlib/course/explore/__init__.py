@@ -14,6 +14,7 @@ from .neighbors import Neighbors
 from .norms import Norms
 from .predict import Predict, asked
 from .schedule import Schedule
+from .search import Search
 from .sizes import Sizes
 from .softmax import Softmax
 from .standardize import Standardize
@@ -30,6 +31,7 @@ __all__ = [
     "Predict",
     "Rule",
     "Schedule",
+    "Search",
     "Sizes",
     "Softmax",
     "Standardize",
