@@ -96,8 +96,8 @@ def diverged(setting: dict, task: Task, seed: int, loop) -> bitlib.Run | None:
         return None
 
 
-def search(loop, device) -> dict:
-    """What the rule and the search reach on each task, and every trial."""
+def search(loop) -> tuple[str, dict, Cells]:
+    """results/hyperrule.json: what the rule and the search reach on each task, and every trial."""
     tasks = {name: bitlib.load_task(name) for name in TASKS}
     settings, counts = random_trials(TRIALS), len(TASKS) * ((TRIALS + 1) * len(SEARCH) + 3 * len(SEEDS))
     cells = Cells("hyperrule", {"tasks": prints(tasks), "models": weights_of((MODEL,)), "space": SPACE})
@@ -135,8 +135,7 @@ def search(loop, device) -> dict:
     about = {"tasks": prints(tasks), "model": MODEL, "shots": SHOTS, "space": SPACE, "rule": own | {"crop": rule.crop}}
     about |= {"batch_size": rule.batch_size, "n_val": {name: len(task.val) for name, task in tasks.items()}}
     about |= {"seeds": list(SEEDS), "search_seeds": list(SEARCH)}
-    record("hyperrule", {**about, "trials": tried, "cells": final}, device)
-    return cells
+    return "hyperrule", {**about, "trials": tried, "cells": final}, cells
 
 
 def photographs() -> Task:
@@ -157,8 +156,8 @@ def prints(tasks: dict[str, Task]) -> dict[str, str]:
     return {name: task.fingerprint for name, task in tasks.items()}
 
 
-def sides(loop, device) -> dict:
-    """Networks fine-tuned at every resolution of TRAINED, tested at every side of SIDES."""
+def sides(loop) -> tuple[str, dict, Cells]:
+    """results/hyperrule_sides.json: networks fine-tuned at every resolution of TRAINED, tested at every side of SIDES."""
     tasks = {"digits": (bitlib.load_task("digits"), MODEL), "photographs": (photographs(), PHOTO_MODEL)}
     only = {name: task for name, (task, _) in tasks.items()}
     cells = Cells("hyperrule_sides", {"tasks": prints(only), "models": weights_of((MODEL, PHOTO_MODEL)), "sides": SIDES})
@@ -178,8 +177,7 @@ def sides(loop, device) -> dict:
     about = {"tasks": prints(only), "models": {name: model for name, (_, model) in tasks.items()}, "shots": SHOTS}
     about |= {"seeds": list(SEEDS), "n_test": {name: len(task.test) for name, task in only.items()}}
     about["classes"] = {"photographs": list(only["photographs"].class_names)}
-    record("hyperrule_sides", {**about, "cells": found}, device)
-    return cells
+    return "hyperrule_sides", {**about, "cells": found}, cells
 
 
 def letters(wanted: str) -> Task:
@@ -248,8 +246,8 @@ def shapes(kind: str) -> Task:
     return Task(kind, *splits, names, (SIDE, SIDE), fingerprint=fingerprint(kind, *(part.digest() for part in splits)))
 
 
-def labels(loop, device) -> dict:
-    """Flips on and off, and crops of three kinds, on tasks whose labels survive them and tasks whose labels do not."""
+def labels(loop) -> tuple[str, dict, Cells]:
+    """results/hyperrule_labels.json: flips on and off, and crops of three kinds, where labels survive them and where not."""
     characters = {"mirror pairs": letters(MIRRORED), "no mirror pairs": letters(UNPAIRED), "digits": bitlib.load_task("digits")}
     flipped = {**dict.fromkeys(characters, MODEL), "angle": MODEL, "photographs": PHOTO_MODEL}
     tasks = {**characters, **{kind: shapes(kind) for kind in SHAPES}, "photographs": photographs()}
@@ -280,8 +278,7 @@ def labels(loop, device) -> dict:
                 found[key] = {str(side): list(column) for side, column in zip((32, 40), zip(*rows))}
     about = {"tasks": prints(tasks), "models": {name: flipped.get(name, MODEL) for name in tasks}, "shots": SHOTS}
     about |= {"seeds": list(SEEDS), "crops": {title: list(resolution) for title, (resolution, _) in CROPS.items()}}
-    record("hyperrule_labels", {**about, "cells": found}, device)
-    return cells
+    return "hyperrule_labels", {**about, "cells": found}, cells
 
 
 RECORDS = {"search": search, "sides": sides, "labels": labels}
@@ -296,7 +293,8 @@ def main():
         parser.error(f"no record {', '.join(sorted(unknown))}; choose from {', '.join(RECORDS)}")
     device = pick_device(args.device)
     loop = bitlib.Loop(device=str(device), precision="fp32", progress=False)
-    for cells in [RECORDS[name](loop, device) for name in args.records or RECORDS]:
+    for name, content, cells in [RECORDS[name](loop) for name in args.records or RECORDS]:
+        record(name, content, device)
         cells.clear()
 
 
