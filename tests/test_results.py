@@ -10,6 +10,7 @@ from statistics import fmean, median, stdev
 import pytest
 
 from bitlib import create_model, list_models, model_info
+from bitlib.suite import mean_and_interval
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
@@ -383,3 +384,15 @@ def test_results_page_on_the_suite():
         searched = [*trials[0]["tasks"]]
         assert [data["tasks"][name]["group"] for name in searched] == [g for g in dict.fromkeys(groups) for _ in range(2)]
         assert all(len(values) == 3 for values in data["accuracy"][arm].values())
+
+
+def test_chapter_on_the_hyperrule():
+    """What it says in words about the suite."""
+    tuned, scratch = (load("suite")["accuracy"][f"glyphs-L, {way}"] for way in ("fine-tuned", "from scratch"))
+    leads = {name: [a - b for a, b in zip(tuned[name], scratch[name])] for name in tuned}
+    halves = {name: mean_and_interval(values)[1] for name, values in leads.items()}
+    open_ones = {name for name, values in leads.items() if fmean(values) > 0.03 and fmean(values) < halves[name]}
+    assert open_ones == {"suite/terrain", "suite/scan", "suite/photographs"}  # "three seeds leave the matter open"
+    assert all(abs(fmean(leads[name])) < 0.02 for name in ("suite/digits", "suite/sounds"))  # "nearly as well"
+    low, high = (fmean(scratch["suite/matching"]) + sign * mean_and_interval(scratch["suite/matching"])[1] for sign in (-1, 1))
+    assert low < 0.5 < high  # "a matter for a coin"
