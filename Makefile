@@ -31,7 +31,6 @@ serve: book  ## show the website on http://localhost:8000
 
 measure: env  ## measure everything on CIFAR-10 again (results/cifar10*.json; hours; resumable)
 	$(BIN)/python data_scripts/measure_cifar10_full.py
-	$(BIN)/python data_scripts/measure_batch_size.py --task cifar10
 	$(BIN)/python data_scripts/measure_cifar10.py
 
 gpu:  ## all that waits for a GPU (results/gpu/; resumable). Needs no .venv: make gpu PYTHON=python3.12 ARGS="--list"

@@ -1,7 +1,6 @@
 """Train small networks with three norms at several batch sizes; write results/batch_size.json and device_batch.json.
 
-    python data_scripts/measure_batch_size.py                   on glyphs
-    python data_scripts/measure_batch_size.py --task cifar10    on photographs: results/batch_size_cifar10.json alone
+    python data_scripts/measure_batch_size.py
 batch_size: one device, with fewer and fewer images per step and more steps in return. device_batch: a fixed batch spread over
 more and more devices. Every norm at every size has its own learning rate, by the protocol of bitlib/course/protocol.py: four
 trials, with validation images and two seeds; five other seeds are tested once each. A seed stands for initial weights and the
@@ -34,23 +33,18 @@ def run(arch: str, batch_size: int, device_batch: int | None, loop, task, settin
     return bitlib.Run(found.model, task, {"crop": recipe.side}, val_accuracy=found.val_accuracy)
 
 
-def arms(size: int, loop, devices: bool) -> list[Arm]:
-    """The three norms with steps of `size` images; with `devices`, also batch norm in large steps over devices of that size."""
+def arms(size: int, loop) -> list[Arm]:
+    """The three norms with steps of `size` images, and batch norm in large steps over devices with `size` images each."""
     rates = trials(lr=[rate * size / LARGEST for rate in RATES])
     found = [Arm(key, rates, partial(run, arch, size, None, loop)) for key, (_, arch) in NORMS.items()]
-    if devices:
-        found.append(Arm("devices", trials(lr=RATES), partial(run, NORMS["bn"][1], LARGEST, size, loop)))
-    return found
+    return [*found, Arm("devices", trials(lr=RATES), partial(run, NORMS["bn"][1], LARGEST, size, loop))]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", default=TASK, choices=(TASK, "cifar10"))
     parser.add_argument("--device", default="auto")
-    args = parser.parse_args()
-    device, task, glyphs = pick_device(args.device), bitlib.load_task(args.task), args.task == TASK
+    device, task = pick_device(parser.parse_args().device), bitlib.load_task(TASK)
     loop = bitlib.Loop(device=str(device), precision="fp32", progress=False)
-    name = "batch_size" if glyphs else f"batch_size_{task.name}"
     about = {
         "task": task.name,
         "fingerprint": task.fingerprint,
@@ -59,8 +53,8 @@ def main():
         "pictures": PICTURES,
         "largest_batch": LARGEST,
     }
-    cells, found = Cells(name, about), {}
-    grid = {size: arms(size, loop, glyphs) for size in reversed(SIZES)}  # quick ones first
+    cells, found = Cells("batch_size", about), {}
+    grid = {size: arms(size, loop) for size in reversed(SIZES)}  # quick ones first
     with tqdm(total=sum(runs_of(row, SEARCH, SEEDS) for row in grid.values()), unit="run") as bar:
         for size, row in grid.items():
             measured = counted(cells, bar, f"{size} images, ")
@@ -73,11 +67,9 @@ def main():
         seeds = {"seeds": list(SEEDS), "search_seeds": list(SEARCH), "shots": SIZES, "axis": axis, "column": "{}"}
         return about | seeds | {"methods": methods, **{key: of(key) for key in ("search", "chosen", "edge")}, **of("accuracy")}
 
-    if glyphs:
-        record("device_batch", table("images per device", {"bn": "batch norm"}, {"bn": "devices"}), device)
-    record(
-        name, table("images per step", {key: label for key, (label, _) in NORMS.items()}, {key: key for key in NORMS}), device
-    )
+    record("device_batch", table("images per device", {"bn": "batch norm"}, {"bn": "devices"}), device)
+    labels = {key: label for key, (label, _) in NORMS.items()}
+    record("batch_size", table("images per step", labels, {key: key for key in NORMS}), device)
     cells.clear()
 
 

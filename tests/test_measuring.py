@@ -31,7 +31,6 @@ SCRIPTS = {
     "measure_transfer_map": ({"SHOTS": (1, 5)}, [], ["transfer_map"]),
     "measure_distillation": ({"STEPS": (2, 3), "SEARCH": (100,), "RATES": (0.1,)}, [], ["distillation"]),
     "measure_batch_size": (FEWER_SIZES, [], ["batch_size", "device_batch"]),
-    "measure_batch_size --task cifar10": (FEWER_SIZES, ["--task", "cifar10"], ["batch_size_cifar10"]),
     "measure_norms": (
         {"PICTURES": 8, "LARGE": 4, "BATCH": 4, "DEVICES": (4, 2), "ANEW": 1, "TESTED": 4, "SEARCH": (100,)},
         [],
@@ -84,11 +83,6 @@ SCRIPTS = {
     ),
     "measure_cifar10": ({"SHOTS": (1, 5), "SEARCH": (100,)}, [], ["cifar10", "cifar10_scales"]),
 }
-
-
-# Still as an earlier version of the script wrote them, before every arm was searched alike; their "commit" says which.
-SEARCHED = ("batch_size_cifar10", "cifar10")
-OLD = {name for name in SEARCHED if "search" not in stored(name)}
 
 
 class Script:
@@ -149,8 +143,6 @@ def test_writes_what_the_pages_read_and_resumes(title, tmp_path, monkeypatch):
     for name, found in whole.items():
         assert all(len(cell) == 2 for method in found.get("methods", ()) for cell in found[method].values())
         assert all(len(values) == 2 for cell in found.get("cells", {}).values() for values in cell.values())
-        if name in OLD:
-            continue
         shipped = stored(name)
         assert set(found) == set(shipped) and found.get("methods") == shipped.get("methods")
         kinds = {frozenset(cell) for cell in shipped.get("cells", {}).values()}
