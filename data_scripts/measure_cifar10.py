@@ -2,10 +2,9 @@
 
     python data_scripts/measure_cifar10.py              both
     python data_scripts/measure_cifar10.py cifar10      one
-cifar10 compares four methods by the protocol of bitlib/course/protocol.py, as measure_digits.py does: four trials each, chosen
-on validation images of two random subsets, then tested once on each of five others. cifar10_scales fine-tunes three networks by
-the rule, without a search. Needs CIFAR-10 (data_scripts/prepare_data.py). You can interrupt it at any time; the same command
-resumes it.
+cifar10 compares four methods, and cifar10_scales three networks to fine-tune, by the protocol of bitlib/course/protocol.py, as
+measure_digits.py does: four trials each, chosen on validation images of two random subsets, then tested once on each of five
+others. Needs CIFAR-10 (data_scripts/prepare_data.py). You can interrupt it at any time; the same command resumes it.
 """
 
 import argparse
@@ -13,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from measure_digits import SEARCH, SEEDS, by_shots, probed, probed_then_tuned, recipe_of, scales, tuned
+from measure_digits import SEARCH, SEEDS, TUNING, by_shots, probed, probed_then_tuned, recipe_of, scales, tuned
 from record import Cells, record, weights_of
 
 import bitlib
@@ -40,7 +39,7 @@ def scratch(loop, task, setting, seed) -> bitlib.Run:
 def arms(loop) -> tuple[Arm, ...]:
     """What is compared, in the order of METHODS."""
     return (
-        Arm("finetune", trials(base_lr=(0.01, 0.03), steps=(50, 200)), partial(tuned, MODEL, None, loop)),
+        Arm("finetune", TUNING, partial(tuned, MODEL, None, loop)),
         Arm("linear_probe", trials(c=(0.001, 0.003, 0.01, 0.1)), partial(probed, MODEL, loop, mirror=True)),
         Arm(
             "probe_finetune",
@@ -57,7 +56,7 @@ def cifar10(task, loop, cells) -> dict:
 
 
 def cifar10_scales(task, loop, cells) -> dict:
-    return {"recipe": recipe_of(SCALES[-1], task)} | scales(SCALES, SHOTS, SEEDS, task, loop, cells)
+    return scales(SCALES, SHOTS, SEARCH, SEEDS, task, loop, cells)
 
 
 RECORDS = {"cifar10": cifar10, "cifar10_scales": cifar10_scales}

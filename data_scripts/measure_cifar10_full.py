@@ -1,5 +1,4 @@
-"""Measure training on all of CIFAR-10, with and without MixUp, and a small student of a larger teacher; write
-results/cifar10_full.json and cifar10_student.json.
+"""Measure training on all of CIFAR-10, with and without MixUp; write results/cifar10_full.json.
 
     python data_scripts/measure_cifar10_full.py
 Three seeds per cell (order, crops, flips, MixUp, and the initial weights if they are random). Learning rates are chosen on
@@ -17,8 +16,7 @@ from tqdm import tqdm
 import bitlib
 from bitlib.device import pick_device
 
-MODEL, STUDENT, SEEDS = "photos-L", "tiny", range(3)
-STEPS, STUDENT_STEPS = (150, 600), (300, 1200)
+MODEL, SEEDS, STEPS = "photos-L", range(3), (150, 600)
 RATES = (0.03, 0.1, 0.3)
 RECIPE = {"batch_size": 128, "resolution": (36, 32)}
 METHODS = {
@@ -26,7 +24,6 @@ METHODS = {
     "finetune_mixup": ("fine-tuned with MixUp", True, 0.1),
     "scratch": ("from scratch", False, 0.0),
 }
-STUDENTS = {"labels": "from the labels", "teacher": "from the teacher"}
 
 
 def main():
@@ -49,12 +46,6 @@ def main():
     def run(task: bitlib.Task, pretrained: bool, steps: int, lr: float, alpha: float, seed: int, progress: str) -> bitlib.Run:
         model = bitlib.create_model(MODEL, task.num_classes, pretrained=pretrained, seed=seed)
         return bitlib.finetune(model, task, rule(steps, lr, alpha), seed, loop(progress))
-
-    def student(task: bitlib.Task, way: str, steps: int, lr: float, seed: int, progress: str) -> bitlib.Run:
-        model = bitlib.create_model(STUDENT, task.num_classes, seed=seed)
-        if way == "labels":
-            return bitlib.finetune(model, task, rule(steps, lr, 0.0), seed, loop(progress))
-        return bitlib.distill(model, teacher.model, task, rule(steps, lr, 0.0), seed, loop(progress))
 
     rate = {}
     for pretrained in (True, False):
@@ -91,66 +82,23 @@ def main():
                         )
                     )
                     bar.update()
-    common = {
-        "task": task.name,
-        "fingerprint": task.fingerprint,
-        "n_train": len(task.train),
-        "n_test": len(task.test),
-        "seeds": list(SEEDS),
-        "axis": "steps",
-        "column": "{} steps",
-        "batch_size": RECIPE["batch_size"],
-    }
     record(
         "cifar10_full",
         {
-            **common,
+            "task": task.name,
+            "fingerprint": task.fingerprint,
+            "n_train": len(task.train),
+            "n_test": len(task.test),
+            "seeds": list(SEEDS),
+            "axis": "steps",
+            "column": "{} steps",
+            "batch_size": RECIPE["batch_size"],
             "model": MODEL,
             "shots": STEPS,
             "lr": rate[True],
             "scratch_lr": rate[False],
             "methods": {key: label for key, (label, *_) in METHODS.items()},
             **measured,
-        },
-        device,
-    )
-
-    teacher = run(task, True, STEPS[-1], rate[True], 0.0, 0, "teacher")
-    found = {
-        lr: cells(
-            f"student rate {lr}",
-            lambda *how: student(trial, *how).val_accuracy,
-            "labels",
-            STUDENT_STEPS[0],
-            lr,
-            100,
-            f"rate {lr}",
-        )
-        for lr in RATES
-    }
-    best = max(found, key=found.get)
-    students = {way: {str(s): [] for s in STUDENT_STEPS} for way in STUDENTS}
-    with tqdm(total=len(STUDENTS) * len(STUDENT_STEPS) * len(SEEDS), unit="run") as bar:
-        for seed in SEEDS:
-            for way in STUDENTS:
-                for steps in STUDENT_STEPS:
-                    title = f"student {way} {steps} {seed}"
-                    students[way][str(steps)].append(
-                        cells(title, lambda *how: student(task, *how).test_accuracy, way, steps, best, seed, title)
-                    )
-                    bar.update()
-    small = bitlib.create_model(STUDENT, task.num_classes)
-    record(
-        "cifar10_student",
-        {
-            **common,
-            "shots": STUDENT_STEPS,
-            "lr": best,
-            "teacher_accuracy": teacher.test_accuracy,
-            "teacher_parameters": bitlib.count_parameters(teacher.model),
-            "student_parameters": bitlib.count_parameters(small),
-            "methods": STUDENTS,
-            **students,
         },
         device,
     )

@@ -2,9 +2,9 @@
 
     python data_scripts/measure_digits.py               both
     python data_scripts/measure_digits.py digits        one
-digits compares five methods by the protocol of bitlib/course/protocol.py: four trials each, chosen on validation images of two
-random subsets, then tested once on each of five others, for every number of images per class. digits_scales fine-tunes three
-networks by the rule, without a search. You can interrupt it at any time; the same command resumes it.
+digits compares five methods, and digits_scales three networks to fine-tune, by the protocol of bitlib/course/protocol.py: four
+trials each, chosen on validation images of two random subsets, then tested once on each of five others, for every number of
+images per class. You can interrupt it at any time; the same command resumes it.
 """
 
 import argparse
@@ -32,6 +32,7 @@ METHODS = {
     "pixels": "raw pixels, regression",
 }
 PENALTIES = trials(c=(0.001, 0.01, 0.1, 1.0))
+TUNING = trials(base_lr=(0.01, 0.03), steps=(50, 200))
 SCRATCH_RESOLUTION = (27, 24)  # suits a network from scratch better than (36, 32), and is cheaper
 PROBE_C = 0.1  # of the probe with which "probe, then fine-tuned" begins
 
@@ -91,7 +92,7 @@ def scratch(loop, task, setting, seed) -> bitlib.Run:
 def arms(loop) -> tuple[Arm, ...]:
     """What chapter 1 compares, in the order of METHODS."""
     return (
-        Arm("finetune", trials(base_lr=(0.01, 0.03), steps=(50, 200)), partial(tuned, MODEL, None, loop)),
+        Arm("finetune", TUNING, partial(tuned, MODEL, None, loop)),
         Arm("linear_probe", PENALTIES, partial(probed, MODEL, loop)),
         Arm("probe_finetune", trials(base_lr=(0.003, 0.01), steps=(50, 200)), partial(probed_then_tuned, MODEL, loop)),
         Arm("scratch", trials(base_lr=(0.03, 0.1), steps=(100, 300)), partial(scratch, loop)),
@@ -146,25 +147,14 @@ def digits(task, loop, cells) -> dict:
     return about | by_shots(task, arms(loop), SHOTS, SEARCH, SEEDS, cells)
 
 
-def scales(names, all_shots, seeds, task, loop, cells) -> dict:
-    """Accuracies by network and shots, fine-tuned by the rule, without a search."""
-
-    def accuracy(name, shots, seed) -> float:
-        model = bitlib.create_model(name, task.num_classes, pretrained=True)
-        return bitlib.finetune(model, task.few_shot(shots, seed), None, seed, loop).test_accuracy
-
-    found = {name: {str(shots): [] for shots in all_shots} for name in names}
-    with tqdm(total=len(names) * len(all_shots) * len(seeds), desc=f"{task.name}, scales", unit="run") as bar:
-        for name in names:
-            for shots in all_shots:
-                for seed in seeds:
-                    found[name][str(shots)].append(cells(f"{name} {shots} {seed}", accuracy, name, shots, seed))
-                    bar.update()
-    return {"methods": {name: name for name in names}, **found}
+def scales(names, all_shots, search, seeds, task, loop, cells) -> dict:
+    """These networks fine-tuned, each with a search of its own at every number of images per class."""
+    networks = tuple(Arm(name, TUNING, partial(tuned, name, None, loop)) for name in names)
+    return {"methods": {name: name for name in names}} | by_shots(task, networks, all_shots, search, seeds, cells)
 
 
 def digits_scales(task, loop, cells) -> dict:
-    return scales(SCALES, SHOTS, SEEDS, task, loop, cells)
+    return scales(SCALES, SHOTS, SEARCH, SEEDS, task, loop, cells)
 
 
 RECORDS = {"digits": digits, "digits_scales": digits_scales}

@@ -76,11 +76,7 @@ SCRIPTS = {
         [],
         ["upstream"],
     ),
-    "measure_cifar10_full": (
-        {"STEPS": (2, 3), "STUDENT_STEPS": (2, 3), "RATES": (0.03, 0.1)},
-        [],
-        ["cifar10_full", "cifar10_student"],
-    ),
+    "measure_cifar10_full": ({"STEPS": (2, 3), "RATES": (0.03, 0.1)}, [], ["cifar10_full"]),
     "measure_cifar10": ({"SHOTS": (1, 5), "SEARCH": (100,)}, [], ["cifar10", "cifar10_scales"]),
 }
 
