@@ -6,6 +6,8 @@ website the links become relative, the badge is drawn with CSS, and plots are in
 
 import base64
 import re
+import textwrap
+from html import escape
 from pathlib import Path
 
 from docutils import nodes
@@ -32,6 +34,25 @@ ICON = re.compile(r'(?:"([\w-]+)"|(\w+)):\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]+",(?:"
 def add_policy(app, pagename, templatename, context, doctree):
     tag = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     context["metatags"] = f"{tag}\n{context.get('metatags') or ''}"
+
+
+def describe(app, pagename, templatename, context, doctree):
+    """What search engines and messengers show of a page: its title and its first paragraph of more than a few words."""
+    texts = (" ".join(node.astext().split()) for node in doctree.findall(nodes.paragraph)) if doctree else ()
+    first = next((text for text in texts if len(text) > 60), None)
+    if first:
+        short = escape(textwrap.shorten(first, 200, placeholder=" …"))
+        title = escape(re.sub(r"<.*?>", "", context.get("title", "")))
+        tags = f'<meta name="description" content="{short}"><meta property="og:description" content="{short}">'
+        tags += f'<meta property="og:title" content="{title}"><meta property="og:type" content="article">'
+        context["metatags"] += f"\n{tags}"
+
+
+def say_the_licence(app, pagename, templatename, context, doctree):
+    """The licence and how to cite, at the foot of every page."""
+    how = context["pathto"]("book/how_to_use") + "#how-to-cite"
+    text = "The text is under CC BY 4.0, code and weights are under Apache 2.0."
+    context["theme_extra_footer"] = f'<p>{text} <a href="{how}">How to cite this course</a></p>'
 
 
 def load_pictures_late(app, pagename, templatename, context, doctree):
@@ -136,6 +157,8 @@ class InstallCommand(SphinxDirective):
 
 def setup(app):
     app.connect("html-page-context", add_policy)
+    app.connect("html-page-context", describe)
+    app.connect("html-page-context", say_the_licence)
     app.connect("html-page-context", open_plots)
     app.connect("html-page-context", reachable)
     app.connect("build-finished", name_the_logo)
