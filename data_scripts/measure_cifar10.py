@@ -2,18 +2,21 @@
 
     python data_scripts/measure_cifar10.py              both
     python data_scripts/measure_cifar10.py cifar10      one
-cifar10 compares four methods, and cifar10_scales three networks to fine-tune, by the protocol of bitlib/course/protocol.py, as
-measure_digits.py does: four trials each, chosen on validation images of two random subsets, then tested once on each of five
-others. Needs CIFAR-10 (data_scripts/prepare_data.py). You can interrupt it at any time; the same command resumes it.
+cifar10 compares four methods by the protocol of bitlib/course/protocol.py, as measure_digits.py does: four trials each, chosen
+on validation images of two random subsets, then tested once on each of five others. cifar10_scales fine-tunes three networks by
+the rule, without a search. Needs CIFAR-10 (data_scripts/prepare_data.py). You can interrupt it at any time; the same command
+resumes it.
 """
 
 import argparse
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import torch
-from measure_digits import SEARCH, SEEDS, TUNING, by_shots, probed, probed_then_tuned, recipe_of, scales, tuned
+from measure_digits import SEARCH, SEEDS, TUNING, by_shots, probed, probed_then_tuned, recipe_of, tuned
 from record import Cells, record, weights_of
+from tqdm import tqdm
 
 import bitlib
 from bitlib.course.protocol import Arm, trials
@@ -56,7 +59,18 @@ def cifar10(task, loop, cells) -> dict:
 
 
 def cifar10_scales(task, loop, cells) -> dict:
-    return scales(SCALES, SHOTS, SEARCH, SEEDS, task, loop, cells)
+    """Accuracies by network and shots, fine-tuned by the rule, without a search."""
+
+    def accuracy(name, shots, seed) -> float:
+        model = bitlib.create_model(name, task.num_classes, pretrained=True)
+        return bitlib.finetune(model, task.few_shot(shots, seed), None, seed, loop).test_accuracy
+
+    found = {name: {str(shots): [] for shots in SHOTS} for name in SCALES}
+    with tqdm(total=len(SCALES) * len(SHOTS) * len(SEEDS), desc=f"{task.name}, scales", unit="run") as bar:
+        for name, shots, seed in product(SCALES, SHOTS, SEEDS):
+            found[name][str(shots)].append(cells(f"{name} {shots} {seed}", accuracy, name, shots, seed))
+            bar.update()
+    return {"recipe": recipe_of(SCALES[-1], task), "methods": {name: name for name in SCALES}, **found}
 
 
 RECORDS = {"cifar10": cifar10, "cifar10_scales": cifar10_scales}

@@ -147,14 +147,10 @@ def digits(task, loop, cells) -> dict:
     return about | by_shots(task, arms(loop), SHOTS, SEARCH, SEEDS, cells)
 
 
-def scales(names, all_shots, search, seeds, task, loop, cells) -> dict:
-    """These networks fine-tuned, each with a search of its own at every number of images per class."""
-    networks = tuple(Arm(name, TUNING, partial(tuned, name, None, loop)) for name in names)
-    return {"methods": {name: name for name in names}} | by_shots(task, networks, all_shots, search, seeds, cells)
-
-
 def digits_scales(task, loop, cells) -> dict:
-    return scales(SCALES, SHOTS, SEARCH, SEEDS, task, loop, cells)
+    """Three networks fine-tuned, each with a search of its own at every number of images per class."""
+    networks = tuple(Arm(name, TUNING, partial(tuned, name, None, loop)) for name in SCALES)
+    return {"methods": {name: name for name in SCALES}} | by_shots(task, networks, SHOTS, SEARCH, SEEDS, cells)
 
 
 RECORDS = {"digits": digits, "digits_scales": digits_scales}
