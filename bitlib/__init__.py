@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 
 # Public names by module. Each is imported on first use, so that `bitlib --help` does not wait for PyTorch.
 _NAMES = {
+    "backbones": ("Backbone", "list_backbones"),
     "choose": ("choose",),
     "data": ("Task", "list_tasks", "load_task"),
     "distill": ("Distillation", "Ensemble", "distillation_loss", "soften"),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from .data.augment import cut, resize
@@ -94,7 +94,7 @@ def choose(
     every trial under "tried" and the reason under "why". Raises UserError and `trainer.Interrupted` as `finetune` does.
     """
     started = time.perf_counter()
-    models = [models] if isinstance(models, ResNetV2) else list(models)
+    models = [models] if isinstance(models, nn.Module) else list(models)
     if not budget > 0:
         raise UserError(f"budget is {budget}; it must be a number of seconds above 0")
     device, closed = pick_device(loop.device), task.closed()
@@ -320,7 +320,8 @@ def _plan(models: Sequence[ResNetV2], task: Task, budget: float, loop: Loop, dev
         crop = info_of(model).crop or 128
         pixels = from_main(_pixels_per_second(model, crop, device))  # of a forward pass
         largest = min(max(crop, min(task.image_size)), 4 * crop)
-        candidates = [s for s in SIDES if crop / 2 <= s <= largest] or [crop]
+        least = max(crop / 2, info_of(model).arch.sides[0])
+        candidates = [s for s in SIDES if least <= s <= largest] or [crop]
         if len(models) > 1 and model is not models[0]:
             candidates = [crop]
         spent, affordable = 0.0, []
@@ -347,12 +348,13 @@ def _pixels_per_second(model: ResNetV2, side: int, device: torch.device) -> floa
 
     Rounded, so that the same machine gets the same answer; down, so that the plan keeps to its budget.
     """
-    x = torch.zeros(64, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
+    count = max(1, 64 * 32**2 // side**2)  # as many pixels for every network, or large images would take minutes
+    x = torch.zeros(count, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
     times = []
     with torch.no_grad():
         for _ in range(20):  # the fastest counts: others may be slowed down by what else runs here
             start = time.perf_counter()
             model(x).sum().item()
             times.append(time.perf_counter() - start)
-    exact = 64 * side**2 / min(times)
+    exact = count * side**2 / min(times)
     return 2.0 ** math.floor(math.log2(exact))

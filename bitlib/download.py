@@ -40,12 +40,13 @@ def one_at_a_time(name: str) -> Iterator[None]:
         yield
 
 
-def download(url: str, path: Path, progress: bool = True) -> Path:
+def download(url: str, path: Path, progress: bool = True, sha256: str = "") -> Path:
     """Download `url` to `path` unless it is already there; returns `path`.
 
     A partial download stays in PATH.part, and the next call resumes it if the server still has the same file. The result
-    must match the size that the server states, and the MD5 if it states one (Google storage does). Raises UserError if the
-    content is wrong or the disk is full; and if there is no network, with the place to put the file by hand.
+    must match the size that the server states, the MD5 if it states one (Google storage does), and `sha256`, the hexadecimal
+    digits with which that hash begins. Raises UserError if the content is wrong or the disk is full; and if there is no
+    network, with the place to put the file by hand.
     """
     path = Path(path)
     try:
@@ -58,7 +59,7 @@ def download(url: str, path: Path, progress: bool = True) -> Path:
         part = path.with_name(path.name + ".part")
         for left in reversed(range(TRIES)):
             try:
-                _verify(part, _transfer(url, part, progress), url)
+                _verify(part, _transfer(url, part, progress), url, sha256)
                 os.replace(part, path)
                 _mark(part).unlink(missing_ok=True)
                 return path
@@ -129,8 +130,8 @@ def _transfer(url: str, part: Path, progress: bool) -> http.client.HTTPMessage:
         return answer.headers
 
 
-def _verify(part: Path, headers: http.client.HTTPMessage, url: str) -> None:
-    """Compare size and MD5 with those that the server stated; remove the file and raise UserError if they differ."""
+def _verify(part: Path, headers: http.client.HTTPMessage, url: str, sha256: str) -> None:
+    """Compare size and MD5 with what the server stated, the SHA-256 with `sha256`; remove the file and raise if one differs."""
     size, wanted = part.stat().st_size, int(headers["X-Expected-Size"])
     problem = f"{size} bytes arrived, {wanted} were expected" if size != wanted else ""
     stated = [item.strip() for line in headers.get_all("x-goog-hash") or () for item in line.split(",")]
@@ -140,6 +141,11 @@ def _verify(part: Path, headers: http.client.HTTPMessage, url: str) -> None:
                 found = hashlib.file_digest(f, "md5").digest()
             if found != (there := base64.b64decode(item[4:])):
                 problem = f"its MD5 is {found.hex()}, the server states {there.hex()}"
+    if sha256 and not problem:
+        with open(part, "rb") as f:
+            found = hashlib.file_digest(f, "sha256").hexdigest()
+        if not found.startswith(sha256):
+            problem = f"its SHA-256 begins with {found[: len(sha256)]}, not with {sha256}"
     if problem:
         part.unlink()
         _mark(part).unlink(missing_ok=True)

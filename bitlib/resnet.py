@@ -55,6 +55,21 @@ class Arch:
         # Every other width is a multiple of this one.
         need(self.norm != "gn" or self.root_width % self.groups == 0, "groups", f"a divisor of root_width, {self.root_width}")
 
+    recipe = None  # BiT's HyperRule is meant for it
+
+    @property
+    def sides(self) -> tuple[int, int | None]:
+        """Smallest and largest side of the images that it takes, in pixels; None for no limit."""
+        # On a 1x1 feature map, a group of one channel is a single number, which has no variance.
+        return (8 if self.norm == "gn" and self.groups == self.root_width else 1), None
+
+    def build(self, num_classes: int, seed: int | None = 0) -> ResNetV2:
+        """A network with random weights, drawn by `seed`; None leaves them undefined, for a file to fill."""
+        if seed is not None:
+            return ResNetV2(self, num_classes, seed)
+        with torch.device("meta"):  # neither draws nor stores random weights that would be overwritten at once
+            return ResNetV2(self, num_classes).to_empty(device="cpu")
+
 
 # Official sizes: name -> (units, width factor). Table of sizes: paper section 4.1, official `models.py`.
 _OFFICIAL = {
@@ -146,7 +161,12 @@ class ResNetV2(nn.Module):
     forward: float [N, 3, H, W] in [-1, 1] -> logits [N, num_classes]. The head starts at zero, as in the
     paper's fine-tuning; the other weights are random (He initialisation, fan-out; drawn by `seed`). With `grad_checkpointing`
     set, training recomputes each unit's activations in the backward pass instead of storing them.
+
+    parts: names of its children, in order; freeze_points: those before which freezing can stop.
     """
+
+    parts = ("root", *STAGES, "norm", "head")
+    freeze_points = (*STAGES, "head")
 
     def __init__(self, arch: Arch, num_classes: int, seed: int = 0):
         super().__init__()

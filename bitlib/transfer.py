@@ -26,12 +26,11 @@ from .hyperrule import HyperRule
 from .loop import Loop
 from .mixup import mixup_loss
 from .norm import hold_standardized, standardized_convs, use_triton
-from .resnet import STAGES, ResNetV2
+from .resnet import ResNetV2
 from .trainer import History, Sgd, settle, train
 from .weights import ModelInfo, info_of, save_weights, weights_digest
 
 MARK = 12  # hexadecimal digits by which an image seen in training is recognised
-FREEZE_POINTS = (*STAGES, "head")
 # Values of the rule that go into run.json.
 RECORDED = ("warmup_steps", "momentum", "weight_decay", "mixup_alpha", "resize", "crop")
 
@@ -39,20 +38,28 @@ RECORDED = ("warmup_steps", "momentum", "weight_decay", "mixup_alpha", "resize",
 def freeze(model: ResNetV2, until: str | None) -> ResNetV2:
     """Freeze everything before `until`: "stage1" to "stage4", or "head" for all but the head; None unfreezes everything.
 
-    Frozen parts get no gradient and keep their batch-norm statistics even in train mode. Returns the same model. Raises
-    ValueError for any other `until`.
+    Other networks have their own names for parts, such as "layer3" or "features.4"; `model.freeze_points` holds them. Frozen
+    parts get no gradient, and keep their batch-norm statistics and drop nothing out even in train mode. Returns the same
+    model. Raises ValueError for any other `until`.
     """
-    order = ("root", *STAGES, "norm", "head")
-    if until is not None and until not in FREEZE_POINTS:
-        raise ValueError(f"cannot freeze until {until!r}; choose one of {', '.join(FREEZE_POINTS)}, or None")
-    model.set_frozen(order[: order.index(until)] if until else ())
+    if until is not None and until not in model.freeze_points:
+        raise ValueError(f"cannot freeze until {until!r}; choose one of {', '.join(model.freeze_points)}, or None")
+    model.set_frozen(model.parts[: model.parts.index(until)] if until else ())
     return model
 
 
 def default_rule(model: ResNetV2, task: Task) -> HyperRule:
-    """The HyperRule for this task; for the course's small models, adapted as their weight file says."""
+    """The HyperRule for this task, adapted as the weight file of a small model of the course says.
+
+    Networks of other libraries get images of the size that they were made for, or 128 pixels if the task's are small.
+    """
     info = info_of(model)
-    return HyperRule(len(task.train), task.image_size, model=info.name).adapted(**recipe_for(info, len(task.train)))
+    rule = HyperRule(len(task.train), task.image_size, model=info.name).adapted(**recipe_for(info, len(task.train)))
+    least, largest = info.arch.sides
+    if largest and not least <= rule.crop <= largest:
+        side = min(max(least, rule.crop), largest)
+        rule = rule.adapted(resolution=(round(side * 8 / 7), side))
+    return rule
 
 
 def recipe_for(info, num_examples: int) -> dict:

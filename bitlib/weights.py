@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .backbones import LIBRARIES, Backbone, BackboneArch, stated_hash
 from .download import download
 from .files import UserError, atomic_path, cache_dir
 from .resnet import ARCHS, Arch, ResNetV2, count_parameters
@@ -64,7 +65,8 @@ def _as_npz(name: str, tensor: Tensor) -> Tensor:
 
 
 def _check_group_norm(model: ResNetV2) -> None:
-    if model.arch.norm != "gn" or not model.arch.standardize:
+    arch = model.arch
+    if not isinstance(arch, Arch) or arch.norm != "gn" or not arch.standardize:
         kind = "group norm with weight standardisation"
         raise WeightsError(f"the official .npz format is only for {kind}; use such a network, or save_weights")
 
@@ -92,7 +94,7 @@ def _reading(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except WeightsError:
+    except UserError:
         raise
     except FileNotFoundError:
         raise WeightsError(f"{path} does not exist") from None
@@ -248,7 +250,7 @@ def _is_text(value) -> bool:
     return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
-def _check_meta(meta) -> tuple[Arch, int]:
+def _check_meta(meta) -> tuple[Arch | BackboneArch, int]:
     """(architecture, number of classes). Raises ValueError, with field, value and valid range, for the first invalid field."""
 
     def need(ok: bool, field: str, value, wanted: str) -> None:
@@ -260,9 +262,10 @@ def _check_meta(meta) -> tuple[Arch, int]:
         need(_is_number(value, kind, least, largest), field, value, wanted)
 
     arch, classes = meta["arch"], meta["num_classes"]
-    known = [field.name for field in fields(Arch)]
+    kind = BackboneArch if isinstance(arch, dict) and "library" in arch else Arch
+    known = [field.name for field in fields(kind)]
     need(isinstance(arch, dict) and set(arch) == set(known), "arch", arch, f"an object of {', '.join(known)}")
-    arch = Arch(**arch | {"units": tuple(arch["units"]) if isinstance(arch["units"], list | tuple) else arch["units"]})
+    arch = kind(**{key: tuple(value) if key == "units" and isinstance(value, list) else value for key, value in arch.items()})
     need_number("num_classes", classes, int, 1, MAX_CLASSES)
     for field in ("name", "task", "fingerprint"):
         need(_is_text(meta.get(field, "")), field, meta.get(field), "a string")
@@ -271,9 +274,8 @@ def _check_meta(meta) -> tuple[Arch, int]:
     need(len(names) in (0, classes), "the number of class_names", len(names), f"0 or num_classes, {classes}")
     if (crop := meta.get("crop")) is not None:
         need_number("crop", crop, *_SIDE)
-        # On a 1x1 feature map, a group of one channel is a single number, which has no variance.
-        lone = arch.norm == "gn" and arch.groups == arch.root_width
-        need(crop >= 8 or not lone, "crop", crop, "8 or more if every group has one channel")
+        smallest = arch.sides[0] if kind is Arch else 1  # the others enlarge what is too small
+        need(crop >= smallest, "crop", crop, f"{smallest} or more if every group has one channel")
     if (recipe := meta.get("recipe")) is not None:
         known = {*_RECIPE, "resolution"}
         need(isinstance(recipe, dict) and recipe.keys() <= known, "recipe", recipe, f"an object of {', '.join(sorted(known))}")
@@ -308,14 +310,22 @@ def _open_weights(path: Path) -> Iterator[tuple]:
 
 
 @functools.lru_cache(maxsize=32)
-def _tensors_of(arch: Arch, num_classes: int) -> dict[str, tuple[tuple[int, ...], bool]]:
+def _tensors_of(arch: Arch | BackboneArch, num_classes: int) -> dict[str, tuple[tuple[int, ...], bool]]:
     """name -> (shape, whether it is floating-point) of everything in a network's state; allocates no memory."""
-    with torch.device("meta"):
-        state = ResNetV2(arch, num_classes).state_dict()
+    state = _sketch(arch, num_classes).state_dict()
     return {key: (tuple(t.shape), t.is_floating_point()) for key, t in state.items()}
 
 
-def _check_tensors(path: Path, file, arch: Arch, num_classes: int) -> None:
+def _sketch(arch: Arch | BackboneArch, num_classes: int) -> nn.Module:
+    """The network without memory for its weights, except for those of timm's that cannot be built without."""
+    try:
+        with torch.device("meta"):
+            return arch.build(num_classes)
+    except (RuntimeError, NotImplementedError):
+        return arch.build(num_classes)
+
+
+def _check_tensors(path: Path, file, arch: Arch | BackboneArch, num_classes: int) -> None:
     """Raise WeightsError, from the header alone, if a file's tensors are not those of the network; allocates nothing."""
     wanted = _tensors_of(arch, num_classes)
     _check_entries(path, file.keys(), wanted)
@@ -346,13 +356,13 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict]:
 class ModelInfo:
     """What is known about a model without loading it.
 
-    source: "official", "course" (in the package), "file", or "architecture" (no weights). num_classes: of the pre-trained
-    head. crop: side in pixels of its test images; None lets the HyperRule decide. recipe: how the HyperRule is adapted to it.
-    seen: short hashes of the images it was trained ("train") and validated ("val") on, if these were files.
+    source: "official", "course" (in the package), "torchvision", "timm", "file", or "architecture" (no weights). num_classes:
+    of the pre-trained head. crop: side in pixels of its test images; None lets the HyperRule decide. recipe: how the HyperRule
+    is adapted to it. seen: short hashes of the images it was trained ("train") and validated ("val") on, if these were files.
     """
 
     name: str
-    arch: Arch
+    arch: Arch | BackboneArch
     num_classes: int
     source: str
     path: Path | None = None
@@ -364,13 +374,12 @@ class ModelInfo:
 
     @property
     def num_parameters(self) -> int:
-        with torch.device("meta"):
-            return count_parameters(ResNetV2(self.arch, self.num_classes))
+        return count_parameters(_sketch(self.arch, self.num_classes))
 
     @property
     def location(self) -> str:
         """Where the weights are, or where they would be downloaded from."""
-        if self.source == "official":
+        if self.url:
             return str(self.path) if self.path.exists() else self.url
         return "in the package" if self.source == "course" else str(self.path)
 
@@ -390,6 +399,7 @@ def _file_info(path: Path, source: str, _modified: float) -> ModelInfo:
     with _open_weights(path) as (_, meta, arch, classes):
         names, crop, recipe = tuple(meta.get("class_names", ())), meta.get("crop"), meta.get("recipe")
     name, seen = meta.get("name") or path.stem, meta.get("seen")
+    recipe = arch.recipe if recipe is None else recipe
     return ModelInfo(name, arch, classes, source, path, None, names, crop, recipe, seen)
 
 
@@ -410,7 +420,8 @@ def is_cached(name: str) -> bool:
 def model_info(name: str) -> ModelInfo:
     """What is known about a model, by name or by the path of a weight file (.safetensors, or an official .npz not renamed).
 
-    Raises UserError for an unknown name, with the closest known ones, or a file that cannot be used.
+    "torchvision/NAME" and "timm/NAME" are networks of other libraries. Raises UserError for an unknown name, with the closest
+    known ones, or a file that cannot be used.
     """
     models = _official() | _course()
     if name in models:
@@ -428,6 +439,16 @@ def model_info(name: str) -> ModelInfo:
         raise UserError(f"the name {path} does not tell the architecture: {todo}, or {in_python}")
     if name in ARCHS:
         return ModelInfo(name, ARCHS[name], 1000, "architecture")
+    library, _, network = name.partition("/")
+    if library in LIBRARIES and network:
+        try:
+            arch = BackboneArch(library, network)
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from None
+        spec = arch.spec
+        return ModelInfo(
+            arch.name, arch, spec.num_classes, library, arch.path, spec.url, spec.class_names, spec.side, arch.recipe
+        )
     close = difflib.get_close_matches(name, [*models, *ARCHS], 3, 0.4)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise UserError(f"unknown model {name!r}; {hint}`bitlib models` lists them all")
@@ -439,8 +460,9 @@ def create_model(
     pretrained: bool | str | Path = False,
     seed: int = 0,
     device: str | torch.device | None = None,
-) -> ResNetV2:
-    """A network by name: official, the course's, an architecture ("small", "R50x1"), or the path of a weight file.
+) -> ResNetV2 | Backbone:
+    """A network by name: official, the course's, an architecture ("small", "R50x1"), or the path of a weight file; or
+    "torchvision/NAME" or "timm/NAME", which return a `Backbone`.
 
     num_classes: outputs of the head; None for as many as the pre-trained one. pretrained: False for random weights, drawn by
     `seed`; True for the model's own weights (official ones are downloaded into the cache if needed); or the path of an .npz
@@ -453,18 +475,22 @@ def create_model(
     if classes < 1:
         raise UserError(f"num_classes is {classes}; it must be 1 or more")
     if not pretrained:
-        model = ResNetV2(info.arch, classes, seed)
+        model = info.arch.build(classes, seed)
     else:
         path = info.path if pretrained is True else Path(pretrained)
+        published = info.source in LIBRARIES and pretrained is True
         if path is None:
             raise UserError(f"{name} is an architecture without weights; `bitlib models` lists the models that have them")
-        if info.source == "official" and path == info.path and not path.exists():
-            download(info.url, path)
-        with torch.device("meta"):  # neither draws nor stores random weights that would be overwritten at once
-            model = ResNetV2(info.arch, classes)
-        model.to_empty(device="cpu")
-        load = _load_state if path.suffix == ".safetensors" else load_npz
-        load(model, path)
+        if published and not info.url:
+            raise UserError(f"{name} has no weights as .safetensors; choose one that `bitlib models {info.source}` lists")
+        if info.url and path == info.path and not path.exists():
+            download(info.url, path, sha256=stated_hash(info.url))
+        if published:
+            model = Backbone(info.arch, classes, seed, path)
+        else:
+            model = info.arch.build(classes, None)
+            load = _load_state if path.suffix == ".safetensors" else load_npz
+            load(model, path)
     model.info = info
     return model.to(device)
 

@@ -28,7 +28,7 @@ ROOMS = [
     ["files", "loop", "hyperrule"],
     ["download", "distributed", "device", "mixup"],
     ["data"],
-    ["kernels", "norm", "resnet"],
+    ["kernels", "norm", "resnet", "backbones"],
     ["weights"],
     ["distill", "evaluate", "trainer"],
     ["features"],
