@@ -70,6 +70,11 @@ SCRIPTS = {
         [],
         ["why_transfer"],
     ),
+    "measure_backbones": (
+        {"TASKS": ("tiles",), "SIZES": ("photos-L",), "SEARCH": (100,), "MANY": {"train": 12, "val": 6, "test": 6}},
+        ["accuracy"],
+        ["backbones"],
+    ),
     "measure_upstream": (
         {"CLASSES": (2, 3), "WIDTHS": (4, 8), "STEPS": (1, 2), "MIDDLE": {"classes": 2, "width": 4}, "SEARCH": (100,)}
         | {"DRAWS": range(1), "LOOKS": 2, "BATCH": 4, "SIDE": 12, "DECAYS": (1e-5,), "LARGER": 2},
