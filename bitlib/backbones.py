@@ -48,6 +48,7 @@ class Spec:
     url: str | None = None
     file: str | None = None
     class_names: tuple[str, ...] = ()
+    parameters: int | None = None  # as the library states them
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,10 @@ class BackboneArch:
 def list_backbones(library: str) -> list[str]:
     """Names of the networks of "torchvision" or "timm" that classify images, as `create_model` takes them.
 
-    Of timm's only those with published weights. Raises UserError if the library is not installed.
+    Of timm's only those whose weights are published as safetensors. Raises UserError if the library is not installed.
     """
     names = _known("torchvision") if library == "torchvision" else _library("timm").list_models(pretrained=True)
-    return [f"{library}/{name}" for name in names]
+    return [f"{library}/{name}" for name in names if _spec(library, name).url]
 
 
 def stated_hash(url: str) -> str:
@@ -168,7 +169,8 @@ def _spec(library: str, network: str) -> Spec:
         mean, std = (half, half) if network in _PLAIN_INPUT else (tuple(how.mean), tuple(how.std))
         side, least, fixed = how.crop_size[0], max(weights.meta["min_size"]), network.startswith(_SQUARE)
         file = weights.url.rpartition("/")[2]
-        return Spec(len(classes), side, side if fixed else least, fixed, mean, std, weights.url, file, classes)
+        count = None if network == "inception_v3" else weights.meta["num_params"]  # that one has a second head, left out here
+        return Spec(len(classes), side, side if fixed else least, fixed, mean, std, weights.url, file, classes, count)
     config = _library(library).get_pretrained_cfg(network, allow_unregistered=True)
     least, fixed = max((config.min_input_size or (0, 1))[1:]), config.fixed_input_size
     side, file, url = max(config.input_size[1:]), None, None

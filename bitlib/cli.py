@@ -105,7 +105,8 @@ def build_parser() -> argparse.ArgumentParser:
     def downstream(sub: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
         data(sub)
         default = "default: BiT-M-R50x1 if it is in the cache, otherwise photos-L, a small model that ships with the package"
-        sub.add_argument("--model", metavar="NAME|FILE", help=f"a name from `bitlib models`, or a weight file ({default})")
+        named = "a name from `bitlib models`, torchvision/NAME, timm/NAME, or a weight file"
+        sub.add_argument("--model", metavar="NAME|FILE", help=f"{named} ({default})")
         few = "use only K training images per class, chosen at random by --seed"
         sub.add_argument("--shots", type=_positive, metavar="K", help=few)
         variant = "variant of the HyperRule (default: code)"
@@ -116,18 +117,22 @@ def build_parser() -> argparse.ArgumentParser:
         return method
 
     sub = command("models", run_models, "list the models")
+    theirs = "list the networks of torchvision, or of timm if it is installed, instead of the course's and the official ones"
+    sub.add_argument("library", nargs="?", choices=("torchvision", "timm"), metavar="LIBRARY", help=theirs)
     sub.add_argument("--json", action="store_true", help="as JSON")
 
     sub = command("finetune", run_finetune, "transfer a pre-trained model to DATA")
     sub.epilog = (
-        "A small model of the course is tried at several resolutions, as a linear probe and fine-tuned, and validation images "
-        "decide. Any of --hyperrule, --steps, --batch-size, --lr, --variant, --freeze and --scratch follows the HyperRule "
-        "instead, adapted to small models. An official BiT model always follows the HyperRule."
+        "A small model of the course, or a network of another library, is tried at several resolutions, as a linear probe and, "
+        "where the budget allows it, fine-tuned; validation images decide. Any of --hyperrule, --steps, --batch-size, --lr, "
+        "--variant, --freeze and --scratch follows the HyperRule instead, adapted to the model. An official BiT model always "
+        "follows the HyperRule."
     )
     method = downstream(sub)
     method.add_argument("--hyperrule", action="store_true", help="fine-tune by the BiT-HyperRule and try nothing else")
     method.add_argument("--linear-probe", action="store_true", help="fit only the head, on cached features")
-    method.add_argument("--freeze", metavar="STAGE", help="freeze everything before STAGE: stage1 to stage4, or head")
+    stages = "stage1 to stage4, or head; in other networks a name of theirs, such as layer3 or features.4, or head"
+    method.add_argument("--freeze", metavar="STAGE", help=f"freeze everything before STAGE: {stages}")
     budget = f"time for trying things out, roughly, on this machine (default: {BUDGET})"
     sub.add_argument("--budget", type=_number(float, 1), metavar="SECONDS", help=budget)
 
@@ -198,17 +203,25 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run_models(args) -> None:
     """`bitlib models`."""
+    from .backbones import list_backbones
     from .weights import list_models, model_info
 
-    infos = [model_info(name) for name in list_models()]
+    rows = []
+    for info in map(model_info, list_backbones(args.library) if args.library else list_models()):
+        # Building all of torchvision's networks, only to count, would take a minute.
+        count = info.arch.spec.parameters if args.library else info.num_parameters
+        about = {"name": info.name, "source": info.source, "parameters": count, "classes": info.num_classes}
+        rows.append(about | {"location": info.location})
     if args.json:
-        wanted = {"name": "name", "source": "source", "parameters": "num_parameters", "classes": "num_classes"}
-        wanted["location"] = "location"
-        print(json.dumps([{key: getattr(i, field) for key, field in wanted.items()} for i in infos], indent=1))
+        print(json.dumps(rows, indent=1))
         return
-    print(f"{'name':<16}{'parameters':>14}{'classes':>9}  where")
-    for i in infos:
-        print(f"{i.name:<16}{i.num_parameters:>14,}{i.num_classes:>9,}  {i.location}")
+    width = max(len(row["name"]) for row in rows)
+    print(f"{'name':<{width}}{'parameters':>16}{'classes':>9}  where")
+    for row in rows:
+        count = "" if row["parameters"] is None else f"{row['parameters']:,}"
+        print(f"{row['name']:<{width}}{count:>16}{row['classes']:>9,}  {row['location']}")
+    if not args.library:
+        print("networks of other libraries: torchvision/NAME and timm/NAME; `bitlib models torchvision` lists them")
 
 
 def _default_model() -> str:
@@ -291,7 +304,7 @@ def run_finetune(args) -> None:
         run = choose(model, task, seed=args.seed, loop=loop, side=rule.crop)
     elif by_rule or model.info.recipe is None:
         if args.budget:
-            raise UserError(f"--budget is for the course's small models; {model.info.name} follows the HyperRule")
+            raise UserError(f"--budget is for small models and other libraries'; {model.info.name} follows the HyperRule")
         if args.freeze:
             try:
                 freeze(model, args.freeze)
@@ -324,11 +337,11 @@ def _sound(task):
 
 
 def _say_how_long(model, task, rule, loop: Loop) -> None:
-    """For official models: how long fine-tuning takes here, and what takes less where that is hours."""
+    """For models that are downloaded: how long fine-tuning takes here, and what takes less where that is hours."""
     from .device import pick_device
     from .transfer import seconds_of
 
-    if model.info.source != "official":
+    if not model.info.url:
         return
     seconds = seconds_of(model, rule, loop)
     told = f"about {_spoken(seconds)} on this device: {rule.total_steps:,} steps of {rule.batch_size} images, {rule.crop} px"

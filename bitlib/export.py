@@ -46,6 +46,8 @@ def export_onnx(
     except ImportError as error:
         raise UserError(f"exporting needs the package {error.name!r}; pip install onnx onnxscript") from None
     stored = {name: m.weight.detach().cpu() for name, m in model.named_modules() if isinstance(m, StdConv2d)}
+    if half and not stored:
+        raise UserError("half is for weight-standardised convolutions, and this network has none; export with half=False")
     if half and (lossy := [n for n, w in stored.items() if not torch.equal(w, w.half().float())]):
         raise UserError(f"{lossy[0]} holds numbers that 16 bits would round; export with half=False")
     folded = fold_standardized(model).cpu().to(memory_format=torch.contiguous_format)

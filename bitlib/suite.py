@@ -72,7 +72,7 @@ class Plan:
             if name not in SUITE:
                 raise UserError(f"there is no task {name!r} in the suite; its tasks are {', '.join(SUITE)}")
         for name in self.models:
-            if model_info(name).recipe is None:
+            if not model_info(name).recipe:
                 wrong = f"{name} has no recipe for images of 32 pixels"
                 raise UserError(f"{wrong}; the suite measures the course's small models, such as glyphs-L and photos-L")
         for what, names in (("model", self.models), ("task", self.tasks)):

@@ -25,7 +25,7 @@ from .files import UserError, atomic_path
 from .hyperrule import HyperRule
 from .loop import Loop
 from .mixup import mixup_loss
-from .norm import hold_standardized, standardized_convs, use_triton
+from .norm import hold_standardized, standardized_convs, still_statistics, use_triton
 from .resnet import ResNetV2
 from .trainer import History, Sgd, settle, train
 from .weights import ModelInfo, info_of, save_weights, weights_digest
@@ -128,18 +128,19 @@ class Run:
 
 
 def seconds_of(model: ResNetV2, rule: HyperRule, loop: Loop = Loop()) -> float:
-    """About how long fine-tuning by this rule takes on this device: one image is timed, at half the side, and scaled up."""
+    """About how long fine-tuning by this rule takes on this device: two images are timed, at half the side, and scaled up."""
     device = pick_device(loop.device)
     side = max(32, rule.crop // 2)
     model.to(device).train()
     times = []
     for _ in range(2):  # the first one includes what happens only once
         started = time.perf_counter()
-        model(torch.zeros(1, 3, side, side, device=device)).sum().backward()
-        next(model.parameters()).grad.sum().item()  # waits for the device
+        with still_statistics(model):
+            model(torch.zeros(2, 3, side, side, device=device)).sum().backward()
+        next(p for p in model.parameters() if p.requires_grad).grad.sum().item()  # waits for the device
         times.append(time.perf_counter() - started)
     model.zero_grad()
-    return times[-1] * (rule.crop / side) ** 2 * rule.batch_size * rule.total_steps
+    return times[-1] / 2 * (rule.crop / side) ** 2 * rule.batch_size * rule.total_steps
 
 
 def learnt(model: ResNetV2, task: Task, crop: int) -> ModelInfo:
