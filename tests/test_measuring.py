@@ -71,7 +71,7 @@ SCRIPTS = {
         ["why_transfer"],
     ),
     "measure_backbones": (
-        {"TASKS": ("tiles",), "SIZES": ("photos-L",), "SEARCH": (100,), "MANY": {"train": 12, "val": 6, "test": 6}},
+        {"TASKS": ("tiles",), "SIZES": ("photos-L", "glyphs-L"), "SEARCH": (100,), "MANY": {"train": 12, "val": 6, "test": 6}},
         ["accuracy"],
         ["backbones"],
     ),
