@@ -1,6 +1,6 @@
 """Weights on disk: the official .npz files, the course's .safetensors files, and the registry of models.
 
-Holds names, formats and checks; `download` fetches the files. Nothing is ever unpickled, and no file is trusted: its names,
+Holds names, formats and checks; `download` fetches the files. Nothing is unpickled here, and no file is trusted: its names,
 shapes and settings are read from the headers and compared with the network before any memory is allocated, and its numbers
 are checked before any tensor of the model changes.
 """

@@ -227,6 +227,38 @@ def courses(device, tiny: bool) -> dict:
     return {"summary": f"{len(accuracy)} models, test accuracies at most {100 * apart:.1f} points apart", "accuracy": accuracy}
 
 
+def backbones(device, tiny: bool) -> dict:
+    """Networks of torchvision with random weights on 38 classes: frozen statistics stand still; seconds per training step."""
+    import torch
+    import torch.nn.functional as F
+
+    import bitlib
+    from bitlib.course.bench import take_turns
+
+    side, batch = (64, 2) if tiny else (224, 64)
+    x, y, milliseconds = torch.randn(batch, 3, side, side, device=device), torch.arange(batch, device=device) % 38, {}
+    for name in ("mobilenet_v3_small",) if tiny else ("vgg16", "alexnet", "googlenet", "resnet50"):
+        for until in ("head", None):
+            model = bitlib.create_model(f"torchvision/{name}", 38).to(device, memory_format=torch.channels_last)
+            bitlib.freeze(model, until).train()
+            still = {key: value.clone() for key, value in model.net.state_dict().items()} if until else {}
+            optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
+
+            def step(model=model, optimizer=optimizer):
+                optimizer.zero_grad()
+                F.cross_entropy(model(x), y).backward()
+                optimizer.step()
+
+            step()
+            seconds = sorted(take_turns({0: step}, 1 if tiny else 10, device)[0])
+            milliseconds[f"{name}, {'head only' if until else 'all of it'}"] = 1000 * seconds[len(seconds) // 2]
+            now = model.net.state_dict()
+            if moved := [key for key, value in still.items() if not torch.equal(value, now[key])]:
+                raise Wrong(f"{name} was frozen, but {moved[0]} moved")
+    told = ", ".join(f"{name} {value:.0f} ms" for name, value in milliseconds.items())
+    return {"summary": f"nothing frozen moved; a step of {batch} images takes: {told}", "milliseconds": milliseconds}
+
+
 def _jpegs(folder: Path, per_class: int) -> None:
     """Write class folders of smooth images, with a different colour for each class."""
     import torch
@@ -351,6 +383,7 @@ def all_parts() -> list[Part]:
         Part("folder", 60, folder),
         Part("processes", 120, processes),
         Part("courses", 400, courses),
+        Part("backbones", 120, backbones),
     ]
     return [*checks, *measured[:2], *more, *measured[2:]]
 

@@ -208,13 +208,13 @@ def trainable() -> dict:
     """What one training step moves in a ResNet-50 with a new head for two classes: frozen in three ways, and not at all."""
     x = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     found = {}
-    for way in ("frozen", "only without gradients", "trainable"):
+    for way in ("frozen", "no_gradients", "trainable"):
         model = bitlib.create_model("torchvision/resnet50", 2).train()
         with torch.no_grad():
             model.head.weight.normal_(std=0.01, generator=torch.Generator().manual_seed(0))
         if way == "frozen":
             bitlib.freeze(model, "head")
-        elif way == "only without gradients":
+        elif way == "no_gradients":
             model.net.requires_grad_(False)
         before = {name: value.clone() for name, value in model.state_dict().items()}
         learning = [p for p in model.parameters() if p.requires_grad]
@@ -240,7 +240,13 @@ def costs(device) -> None:
     todo = {name: partial(cost, name) for name in names} | {"two": two_classes, "trainable": trainable}
     cells = Cells("backbone_costs", {"two": TWO, "batch": BATCH, "rounds": ROUNDS, "timed": TIMED})
     found = {name: cells(name, work) for name, work in tqdm(todo.items(), desc="costs")}
-    content = {"networks": {name: found[name] for name in names}, "two": found["two"], "trainable": found["trainable"]}
+    content = {
+        "batch": BATCH,
+        "timed": TIMED,
+        "networks": {name: found[name] for name in names},
+        "two": found["two"],
+        "trainable": found["trainable"],
+    }
     record("backbone_costs", content | {"torchvision": bitlib.model_info("torchvision/resnet50").arch.version}, device)
     cells.clear()
 

@@ -33,7 +33,7 @@ def test_mistakes_and_the_list(gpu, capsys):
     assert gpu.main(["--tiny", "--device", "cpu"]) == 2 and "--out" in capsys.readouterr().err
     assert gpu.main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 30 and len({line.split()[0] for line in lines}) == 30  # six checks, two modes x sides x ...
+    assert len(lines) == 31 and len({line.split()[0] for line in lines}) == 31  # seven checks, two modes x sides x ...
     assert all(part.seconds < gpu.LIMIT <= 540 and part.about for part in gpu.all_parts())
 
 
@@ -85,6 +85,10 @@ def test_one_model_of_the_course(gpu):
     figures = gpu.courses(CPU, tiny=True)
     (accuracy,) = figures["accuracy"].values()
     assert accuracy["fp32"] == accuracy["cpu fp32"]
+
+
+def test_other_libraries_networks(gpu):
+    assert "nothing frozen moved" in gpu.backbones(CPU, tiny=True)["summary"]
 
 
 def test_over_the_memory_budget(gpu):
