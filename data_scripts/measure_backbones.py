@@ -251,13 +251,18 @@ def costs(device) -> None:
     cells.clear()
 
 
+RECORDS = {"accuracy": accuracy, "costs": costs}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=("accuracy", "costs"), default=("accuracy", "costs"))
+    parser.add_argument("records", nargs="*", metavar="NAME", help=", ".join(RECORDS))
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
-    for name in args.what:
-        {"accuracy": accuracy, "costs": costs}[name](pick_device(args.device))
+    if unknown := set(args.records) - {*RECORDS}:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(RECORDS)}")
+    for name in args.records or RECORDS:
+        RECORDS[name](pick_device(args.device))
 
 
 if __name__ == "__main__":
