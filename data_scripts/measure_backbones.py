@@ -33,7 +33,7 @@ POOLED = ("photos-L", "glyphs-L")
 TASKS, SHOTS = ("digits", "tiles"), 5
 PENALTIES = trials(c=(0.001, 0.01, 0.1))
 RATES = trials(base_lr=(0.03, 0.1, 0.3))
-STEPS = 60
+STEPS = 100
 MANY = {"train": 1288, "val": 190, "test": 190}  # the mushrooms of the notes: 38 kinds, and as many images of them
 CLASSES = 38
 THEIRS = ("mobilenet_v3_small", "efficientnet_b0", "alexnet", "googlenet", "resnet18", "resnet50", "vgg16")
