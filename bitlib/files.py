@@ -23,6 +23,12 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bitlib"
 
 
+def results_dir() -> Path:
+    """The folder of the stored measurements: inside the package where it was installed, beside it in a checkout."""
+    package = Path(__file__).parent
+    return package / "results" if (package / "results").is_dir() else package.parent / "results"
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary file that is renamed to `path` if the block succeeds, and removed if it fails.

@@ -19,6 +19,7 @@ NAMES = (
     "depth",
     "schedule",
     "search",
+    "cost",
 )
 pytestmark = pytest.mark.site
 
@@ -56,6 +57,7 @@ def test_settings_live_in_the_address(visit):
         ("depth", "depth", 2.5),
         ("schedule", "first", 0.25),
         ("search", "trials", 20),
+        ("cost", "card", 24),
     ],
 )
 def test_a_teachers_link_opens_at_the_figure_with_its_settings(visit, name, trait, value):
@@ -137,7 +139,7 @@ def test_static_html_cannot_be_broken_out_of():
 @pytest.mark.parametrize("width", [320, 375, 1280])
 def test_figures_fit_and_can_be_read(visit, width):
     page = visit(FIGURES, width=width)
-    for name in ("block", "sizes", "neighbors", "batch", "depth", "schedule", "search"):
+    for name in ("block", "sizes", "neighbors", "batch", "depth", "schedule", "search", "cost"):
         shown = figure(page, name)
         assert shown.evaluate("e => e.scrollWidth - e.clientWidth") <= 1
         small = shown.evaluate("""f => [...f.querySelectorAll('text, p, small, span, dd, dt, button, label')].filter((e) =>

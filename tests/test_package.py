@@ -33,7 +33,7 @@ ROOMS = [
     ["distill", "evaluate", "trainer"],
     ["features"],
     ["transfer", "pretrain"],
-    ["choose", "suite"],
+    ["choose", "suite", "verify"],
     ["export"],
     [""],  # bitlib/__init__.py, which gives the public names
     ["course"],

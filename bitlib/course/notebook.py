@@ -18,6 +18,7 @@ import torch
 
 from ..data.task import Task, few_shot_indices
 from ..features import cache_features, fit_head
+from ..files import results_dir
 from ..resnet import ResNetV2
 from .protocol import spoken
 from .show import Html, images, inline, png, quiz, show, table  # noqa: F401  (notebooks take these from here)
@@ -55,9 +56,7 @@ def stored(name: str) -> dict:
 
     Also shows on which machine and with which versions it was measured. Raises FileNotFoundError if there is no such file.
     """
-    package = Path(__file__).parents[1]  # a wheel holds results/ inside the package (see pyproject.toml), a checkout next to it
-    folder = package / "results" if (package / "results").is_dir() else package.parent / "results"
-    text = (folder / f"{name}.json").read_text("utf8")
+    text = (results_dir() / f"{name}.json").read_text("utf8")
     found = json.loads(text, object_hook=lambda d: {int(k) if k.isdigit() else k: v for k, v in d.items()})
     where = f"{found['device']}, PyTorch {found['torch']}, commit {found['commit'][:7]}"
     seeds = len(found.get("seeds", [0]))  # the record of a shipped model has only "seed"

@@ -60,6 +60,14 @@ def _cifar(name: str, root: Path) -> Task:
     return Task(name, train, val, test, names, (32, 32), fingerprint=identity)
 
 
+def cifar10_test() -> ArrayImages:
+    """The test images of CIFAR-10 as published, from torchvision, which verifies them; never a copy that somebody packed."""
+    from torchvision import datasets
+
+    found = _fetch(datasets.CIFAR10, "cifar10", cache_dir() / "data", train=False)
+    return ArrayImages(torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(found.targets))
+
+
 def prepare_cifar(name: str, folder: Path | None = None) -> None:
     """Put "cifar10" or "cifar100" into the cache: from torchvision, or from a folder with train/CLASS and test/CLASS.
 

@@ -7,6 +7,7 @@ The figure itself is one ES module under `explorables/`. Needs ipywidgets and an
 from .base import Explorable
 from .batch import Batch
 from .block import Block
+from .cost import Cost
 from .depth import Depth
 from .hyperrule import Rule
 from .mixup import MixUp
@@ -23,6 +24,7 @@ from .transfermap import TransferMap
 __all__ = [
     "Batch",
     "Block",
+    "Cost",
     "Depth",
     "Explorable",
     "MixUp",
