@@ -83,7 +83,7 @@ def test_the_most_that_fits_fits_and_one_more_does_not():
 
             assert fit == 0 or total(fit) <= 0.9 * card * GB
             assert fit == 512 or total(fit + 1) > 0.9 * card * GB
-            parts = parts_for(name, side, 10, 512, card, bits)
+            parts = parts_for(ARCHS[name], side, 10, 512, card, bits)
             assert parts == 0 if not fit else -(-512 // parts) <= fit
 
 

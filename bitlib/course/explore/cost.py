@@ -83,9 +83,9 @@ def most(found: dict[str, int], batch: int, bits: int, card: float) -> int:
     return max(0, min(batch - 1, int(left // found["image"])))
 
 
-def parts_for(name: str, side: int, classes: int, batch: int, card: float, bits: int = 16) -> int:
-    """Into how many micro-batches a batch has to be split to fit; 0 if not even one image does. name: an architecture."""
-    at_once = most(account(ARCHS[name], side, classes, bits), batch, bits, card)
+def parts_for(arch: Arch, side: int, classes: int, batch: int, card: float, bits: int = 16) -> int:
+    """Into how many micro-batches a batch has to be split to fit; 0 if not even one image does."""
+    at_once = most(account(arch, side, classes, bits), batch, bits, card)
     return -(-batch // at_once) if at_once else 0
 
 
