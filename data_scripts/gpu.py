@@ -259,6 +259,53 @@ def backbones(device, tiny: bool) -> dict:
     return {"summary": f"nothing frozen moved; a step of {batch} images takes: {told}", "milliseconds": milliseconds}
 
 
+def official(device, tiny: bool) -> dict:
+    """R50x1 with random weights, fine-tuned by the plan of chapter 16 on 15 GB at most: memory as predicted, nothing infinite."""
+    import math
+
+    import torch
+
+    import bitlib
+    from bitlib.course.explore.cost import GB, account, needed, parts_for
+
+    batch, steps, figures = 8 if tiny else 128, 2 if tiny else 5, {}
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(min(1.0, 15 * GB / torch.cuda.get_device_properties(device).total_memory))
+    task = bitlib.load_task("tiles")
+    for precision, side in product(("fp32",) if tiny else ("fp16", "bf16", "fp32"), (32,) if tiny else (128, 480)):
+        bits = 32 if precision == "fp32" else 16
+        model = bitlib.create_model("R50x1", task.num_classes)
+        parts = parts_for(model.arch, side, task.num_classes, batch, 15, bits)
+        found = account(model.arch, side, task.num_classes, bits)
+        predicted = sum(needed(found, math.ceil(batch / parts), batch, bits).values())
+        rule = bitlib.HyperRule(len(task.train), (32, 32)).adapted(
+            steps=steps, batch_size=batch, base_lr=0.001, resolution=(side, side)
+        )
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        started = time.perf_counter()
+        loop = replace(_loop(device, precision), micro_batches=parts)
+        run = bitlib.finetune(model, replace(task, val=task.val.subset(torch.arange(32))).closed(), rule, loop=loop)
+        peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+        losses = [row["loss"] for row in run.history.rows]
+        if not all(map(math.isfinite, losses)):
+            raise Wrong(f"{precision} at {side} px: losses {losses}")
+        if peak > 15 * GB:
+            raise Wrong(f"{precision} at {side} px: {peak / GB:.1f} GB")
+        # A run that had to be split further says so by its micro-batches.
+        figures[f"{precision} {side}"] = {
+            "parts": parts,
+            "predicted": predicted,
+            "peak": peak,
+            "seconds": time.perf_counter() - started,
+            "micro_batches": run.config["micro_batches"],
+            "losses": losses,
+        }
+        print(f"{precision} {side} px: {figures[f'{precision} {side}']}", flush=True)
+    apart = max(f["peak"] / f["predicted"] for f in figures.values())
+    return {"summary": f"{len(figures)} settings on 15 GB; at most {apart:.2f} times the predicted memory", "settings": figures}
+
+
 def _jpegs(folder: Path, per_class: int) -> None:
     """Write class folders of smooth images, with a different colour for each class."""
     import torch
@@ -379,6 +426,7 @@ def all_parts() -> list[Part]:
             measured.append(Part(name, seconds, run))
     checks = [Part("kernels", 150, kernels), Part("sync", 60, sync)]
     more = [
+        Part("official", 400, official),
         Part("tests", 150, tests),
         Part("folder", 60, folder),
         Part("processes", 120, processes),

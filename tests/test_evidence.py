@@ -37,3 +37,29 @@ def test_evidence_is_read_with_its_interval_and_an_ambiguous_sentence_is_not(tmp
     (tmp_path / "99_toy.ipynb").write_text(json.dumps({"cells": cells}), "utf8")
     monkeypatch.setattr(bl_evidence, "NOTEBOOKS", tmp_path)
     assert bl_evidence.found("99_toy") == {"once": ("+1.5 points", "−0.5 to +3.5", "5 seeds")}
+
+
+def test_the_record_of_verify_is_shown_or_said_to_be_missing(tmp_path, monkeypatch, bl_evidence):
+    """As a page would show it; no build of the book is needed for that."""
+    record = {
+        "accuracy": 0.9762,
+        "images": 10_000,
+        "interval": [0.973, 0.979],
+        "published": 0.9761,
+        "holds": True,
+        "timm": None,
+    }
+    record |= {"file": {"bytes": 94_000_000, "sha256": "ab" * 32}, "variances": {"smallest": 1e-5}}
+    record |= {"fingerprint": {"features": [], "logits": []}}
+    monkeypatch.setattr(bl_evidence, "RECORD", tmp_path / "verified.json")
+
+    class Env:
+        def note_dependency(self, path):
+            pass
+
+    made = bl_evidence.Verified.__new__(bl_evidence.Verified)
+    monkeypatch.setattr(bl_evidence.Verified, "env", Env(), raising=False)
+    assert "Not yet run." in made.run()[0].astext()
+    (tmp_path / "verified.json").write_text(json.dumps(record))
+    told = made.run()[0].astext()
+    assert "97.62 of 10,000 images (97.30 to 97.90)" in told and "yes" in told and "not compared" in told

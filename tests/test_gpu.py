@@ -91,6 +91,10 @@ def test_other_libraries_networks(gpu):
     assert "nothing frozen moved" in gpu.backbones(CPU, tiny=True)["summary"]
 
 
+def test_official_architecture_on_a_small_card(gpu):
+    assert "1 settings on 15 GB" in gpu.official(CPU, tiny=True)["summary"]
+
+
 def test_over_the_memory_budget(gpu):
     assert gpu.folder(CPU, tiny=True)["apart"] == 0
 

@@ -114,7 +114,7 @@ def stand_ins() -> list[Job]:
 
 
 def official_jobs() -> list[Job]:
-    """The real thing, most telling per minute first: CIFAR-10 with few images, then all of it, then two sets of large images."""
+    """The real thing, most telling per minute first: CIFAR-10 with few images, then all of it, then larger images."""
     few = [Job("cifar10", shots, seed, OFFICIAL) for seed in range(5) for shots in SHOTS]
     return [*few[:3], Job("cifar10", None, 0, OFFICIAL), *(Job(t, None, 0, OFFICIAL) for t in ("flowers102", "pets")), *few[3:]]
 
@@ -240,7 +240,7 @@ def run_plan(plan: Plan, board: Board, progress: bool = True) -> Board:
 
 
 def carry_out(plan: Plan, job: Job, left: float, spent: list[Result], progress: bool = True) -> Result:
-    """One job's result. left: minutes; spent: official results so far, whose multiply-adds predict how long the next one takes."""
+    """One job's result. left: minutes; spent: official results so far, which predict how long the next one takes."""
     if not job.official:
         task = _loaded(job.task)
         task = task.few_shot(job.shots, job.seed) if job.shots else task
@@ -311,7 +311,7 @@ def _slug(job: Job) -> str:
 
 def _key(plan: Plan) -> dict:
     """What stored results depend on besides the job."""
-    return {"network": OFFICIAL, "rule": dict(plan.rule)}
+    return {"network": OFFICIAL, "rule": json.loads(json.dumps(dict(plan.rule)))}
 
 
 def _store(plan: Plan, result: Result) -> None:
@@ -345,7 +345,7 @@ def _stored(plan: Plan, job: Job) -> Result | None:
 
 
 def checkpoint(plan: Plan, what: Claim | None = None, progress: bool = True) -> Html:
-    """The released CIFAR-10 checkpoint: verified here if the plan is official; else the stored record, or that there is none."""
+    """The released CIFAR-10 checkpoint: verified here if the plan is official; else the stored record, if any."""
     what = what or Claim()
     record, where = reference(), "results/verified.json"
     file = plan.folder / "verified.json"
@@ -406,12 +406,14 @@ def kept_bytes(model: nn.Module, x: Tensor) -> int:
 class LocalServer:
     """A web server on this machine, as a context: serves `body` under any name, resumes with Range, and can be unkind.
 
-    body: bytes; cut_after: break the next answer off after so many bytes; honest: False states a wrong MD5. Its ETag follows the
-    body, and x-goog-hash has the MD5, as Google's storage does. requests: the Range of each request, or None.
+    body: bytes; cut_after: break the next answer off after so many bytes, and change the body to changes_to if that is set;
+    honest: False states a wrong MD5. ETag and x-goog-hash follow the body, as with Google's storage. requests: the Range of each
+    request, or None.
     """
 
     def __init__(self, body: bytes):
-        self.body, self.cut_after, self.honest, self.requests = body, None, True, []
+        self.body, self.cut_after, self.changes_to, self.honest = body, None, None, True
+        self.requests: list[str | None] = []
 
     def __enter__(self) -> LocalServer:
         owner = self
@@ -451,7 +453,10 @@ class LocalServer:
         stated = digest if self.honest else bytes(16)
         handler.send_header("x-goog-hash", "md5=" + base64.b64encode(stated).decode())
         handler.end_headers()
-        payload, self.cut_after = body[start:][: self.cut_after], None
+        payload = body[start:][: self.cut_after]
+        if self.cut_after is not None and self.changes_to is not None:
+            self.body, self.changes_to = self.changes_to, None
+        self.cut_after = None
         handler.wfile.write(payload)
 
 

@@ -20,7 +20,11 @@ from bl_results import table_of
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
+from bitlib.course.real import in_words
+from bitlib.verify import reference
+
 NOTEBOOKS = Path(__file__).resolve().parent.parent.parent / "notebooks"
+RECORD = NOTEBOOKS.parent / "results" / "verified.json"
 SHOWS = {
     "yes": "It shows here.",
     "in part": "It shows here in part.",
@@ -67,6 +71,17 @@ class Evidence(SphinxDirective):
         return nodes.inline("", "", *self.state.inline_text(text, self.lineno)[0])
 
 
+class Verified(SphinxDirective):
+    """The record of `bitlib verify`, results/verified.json, as a table; or that nobody has run it yet."""
+
+    def run(self):
+        self.env.note_dependency(str(RECORD))
+        record = reference(RECORD)
+        if record is None:
+            return [nodes.paragraph("", "", nodes.strong("", "Not yet run."))]
+        return [table_of([["the released checkpoint", ""], *in_words(record, "results/verified.json")])]
+
+
 class EvidenceOverview(SphinxDirective):
     """The headings of this page, each with whether its effect shows here."""
 
@@ -84,6 +99,7 @@ class EvidenceOverview(SphinxDirective):
 
 
 def setup(app):
+    app.add_directive("verified", Verified)
     app.add_directive("evidence", Evidence)
     app.add_directive("evidence-overview", EvidenceOverview)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
