@@ -260,9 +260,7 @@ def backbones(device, tiny: bool) -> dict:
 
 
 def official(device, tiny: bool) -> dict:
-    """R50x1 with random weights, fine-tuned by the plan of chapter 16 on 15 GB at most: memory as predicted, nothing infinite."""
-    import math
-
+    """R50x1 with random weights, fine-tuned as in chapter 16 on 15 GB at most: memory beside the prediction, finite losses."""
     import torch
 
     import bitlib

@@ -102,12 +102,12 @@ def test_cost(visit):
         truth = Cost(**{name: now[name] for name in ("network", "side", "images", "batch", "bits", "card")}).rows()
         for name in ("fixed", "image", "most", "macs"):
             close(numbers(shown, "tr[data-name]", name), [float(row[name]) for row in truth])
-        found = account(ARCHS[now["network"]], now["side"], 10, int(now["bits"]))
+        found = account(ARCHS[now["network"]], now["side"], 10, now["bits"])
         close(
             float(answer["bytes"]),
-            sum(needed(found, min(now["images"], now["batch"]), now["batch"], int(now["bits"])).values()),
+            sum(needed(found, min(now["images"], now["batch"]), now["batch"], now["bits"]).values()),
         )
-        fit = most(found, now["batch"], int(now["bits"]), now["card"])
+        fit = most(found, now["batch"], now["bits"], now["card"])
         assert int(answer["most"]) == fit and int(answer["parts"]) == (-(-now["batch"] // fit) if fit else 0)
         return now
 
@@ -127,7 +127,7 @@ def test_cost(visit):
     choose("batch", 512)
     handle.press("End")
     assert check()["images"] == 512
-    for trait, value in (("side", 128), ("bits", "32"), ("card", 80), ("network", "R152x4"), ("card", 8)):
+    for trait, value in (("side", 128), ("bits", 32), ("card", 80), ("network", "R152x4"), ("card", 8)):
         choose(trait, value)
         check()
     assert "Not even one image does." in shown.locator(".bl-x-answer").inner_text()

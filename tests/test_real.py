@@ -1,4 +1,4 @@
-"""The plan of chapter 16: what it decides, and official runs all through, with files of the official layout from a local server."""
+"""The plan of chapter 16: what it decides, and official runs all through, with files of the official layout from a server."""
 
 import json
 import resource
@@ -17,7 +17,9 @@ from bitlib import UserError, create_model, save_npz
 from bitlib import data as data_module
 from bitlib import weights as weights_module
 from bitlib.course import real
+from bitlib.course.explore.cost import account, needed
 from bitlib.course.real import LocalServer, Plan, checkpoint, run_plan, what_to_run
+from bitlib.device import pick_precision
 from bitlib.download import download
 from bitlib.resnet import ARCHS, Arch
 from bitlib.verify import Claim, verify
@@ -90,7 +92,7 @@ def test_all_through_and_a_second_time_from_the_folder(tiny, monkeypatch):
     server.requests.clear()
     server.cut_after = 100_000
     board = run_plan(plan, real.Board(), progress=False)
-    assert server.requests[0] is None and server.requests[1] == "bytes=100000-" and len(server.requests) == 2
+    assert server.requests == [None, "bytes=100000-"], [result.why for result in board.results]
     assert all(result.found for result in board.results), [result.why for result in board.results]
     assert all(result.macs > 0 and result.seconds > 0 and result.peak is None for result in board.results)
     assert [result.images for result in board.results] == [3, 15, 30, 48, 48, 48]
@@ -168,8 +170,9 @@ def test_parts_are_those_that_the_figure_predicts(tiny, monkeypatch):
     plan, _ = tiny
     loops, finetune = [], real.finetune
     monkeypatch.setattr(real, "finetune", lambda *given: (loops.append(given[-1]), finetune(*given))[1])
-    found = real.account(ARCHS["R50x1"], 32, 3)
-    fixed = sum(real.parts_for.__globals__["needed"](found, 0, 4).values())
+    bits = 32 if pick_precision("auto", torch.device("cpu")) == "fp32" else 16
+    found = account(ARCHS["R50x1"], 32, 3, bits)
+    fixed = sum(needed(found, 0, 4, bits).values())
     card = (fixed + 2.5 * found["image"]) / 0.9e9  # two images at once, where the batch has four
     run_plan(replace(plan, jobs=plan.jobs[:1], card=card), real.Board(), progress=False)
     assert loops[0].micro_batches == 2
@@ -211,6 +214,19 @@ def test_the_server_to_practise_on(tmp_path):
         with pytest.raises(UserError, match="server states"):
             download(server.url("f"), tmp_path / "g", progress=False)
         assert not (tmp_path / "g").exists()
+
+
+def test_two_official_files_stuck_together_are_refused(tmp_path):
+    """As the chapter says: a zip archive holds a checksum of every entry."""
+    arch, halves = Arch((1, 1, 1, 1), 8, 4), []
+    for seed in (1, 2):
+        save_npz(spread(bitlib.ResNetV2(arch, 7), seed), tmp_path / "w.npz")
+        halves.append((tmp_path / "w.npz").read_bytes())
+    one, two = halves
+    assert len(one) == len(two)
+    (tmp_path / "w.npz").write_bytes(one[: len(one) // 2] + two[len(two) // 2 :])
+    with pytest.raises(UserError, match="not a readable weight file .*CRC"):
+        bitlib.load_npz(bitlib.ResNetV2(arch, 7), tmp_path / "w.npz")
 
 
 def test_every_cell_of_the_chapter_runs_with_official_weights(tiny, monkeypatch, capsys):

@@ -407,8 +407,8 @@ class LocalServer:
     """A web server on this machine, as a context: serves `body` under any name, resumes with Range, and can be unkind.
 
     body: bytes; cut_after: break the next answer off after so many bytes, and change the body to changes_to if that is set;
-    honest: False states a wrong MD5. ETag and x-goog-hash follow the body, as with Google's storage. requests: the Range of each
-    request, or None.
+    honest: False states a wrong MD5. ETag and x-goog-hash follow the body, as with Google's storage. requests: the Range of
+    each request, or None.
     """
 
     def __init__(self, body: bytes):
@@ -445,6 +445,10 @@ class LocalServer:
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
         if handler.headers.get("If-Range", tag) != tag:
             start = 0
+        payload = body[start:][: self.cut_after]
+        if self.cut_after is not None and self.changes_to is not None:
+            self.body, self.changes_to = self.changes_to, None
+        self.cut_after = None
         handler.send_response(206 if start else 200)
         if start:
             handler.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
@@ -453,10 +457,6 @@ class LocalServer:
         stated = digest if self.honest else bytes(16)
         handler.send_header("x-goog-hash", "md5=" + base64.b64encode(stated).decode())
         handler.end_headers()
-        payload = body[start:][: self.cut_after]
-        if self.cut_after is not None and self.changes_to is not None:
-            self.body, self.changes_to = self.changes_to, None
-        self.cut_after = None
         handler.wfile.write(payload)
 
 

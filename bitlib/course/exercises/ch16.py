@@ -261,11 +261,11 @@ EXERCISES: dict[str, Exercise] = {
             ("leave the mistakes as they are", lambda f: leaves_alone(f, _errors(3, 50, 1))),
         ),
         (
-            "For two runs: among the mistakes of the one, in what share is the other wrong as well? Compare that with the other's "
-            "error rate.",
-            "Go through all ordered pairs of two different runs, and average the ratios. A run compared with itself says nothing.",
-            "Multiply the two rows of zeros and ones, add up, divide by the number of mistakes of the first run and by the mean of "
-            "the second row.",
+            "For two runs: among the mistakes of the one, in what share is the other wrong, too? Compare that with the error "
+            "rate of the other.",
+            "Go through all ordered pairs of two different runs, and average the ratios. A run and itself make no pair.",
+            "Multiply the two rows of zeros and ones, add up, divide by the number of mistakes of the first and by the mean "
+            "of the second row.",
         ),
         repeated,
         inputs=lambda: [(_errors(runs, 60, seed),) for seed, runs in enumerate((2, 3, 5, 4), 10)],

@@ -49,7 +49,7 @@ const counted = (n, one) => `${n.toLocaleString("en-US")} ${one}${n === 1 ? "" :
 function render({ model, el }) {
   const get = (name) => model.get(name), limits = get("limits"), names = limits.network.of;
   const text = (x, y, words, more = {}) => node("svg:text", { x, y, ...more }, words);
-  const bits = () => +get("bits"), room = () => (1 - get("spare")) * get("card") * GB;
+  const bits = () => get("bits"), room = () => (1 - get("spare")) * get("card") * GB;
   const of = (name) => {
     const [depth, width] = name.slice(1).split("x");
     return account(get("units")[depth], +width, get("side"), get("classes"), bits());
@@ -71,7 +71,7 @@ function render({ model, el }) {
       choice(model, "bits", "Precision", limits.bits.of.map((b) => [b, `${b} bits`])),
       choice(model, "card", "Memory of the card", limits.card.of.map((c) => [c, `${c} GB`]))),
     answer, node("p", { class: "bl-cost-keys" }, key("own", "your network"), key("other", "the others"), key("card", "what the card has, less a tenth")),
-    chart, node("div", { class: "bl-cost-table" }, table)));
+    chart, node("div", { class: "bl-cost-table", tabindex: 0, role: "group", "aria-label": "All networks" }, table)));
 
   const list = limits.images.of, atMost = () => list.filter((n) => n <= get("batch"));
   const setImages = (i) => put(model, { images: atMost()[Math.max(0, Math.min(atMost().length - 1, i))] });
@@ -91,7 +91,7 @@ function render({ model, el }) {
       ...names.filter((n) => n !== own).map((n) => node("svg:polyline", { class: "bl-cost-line bl-cost-other", points: path(n) })),
       node("svg:polyline", { class: "bl-cost-line bl-cost-own", points: path(own) }),
       node("svg:line", { class: "bl-cost-line bl-cost-card", x1: left, x2: width - right, y1: edge, y2: edge }),
-      text(left + 6, edge - 6, "does not fit"),
+      text(left + 6, (y(1000 * GB) + y(100 * GB)) / 2 + 4, "does not fit"),
       ...counts.filter((_, i) => !few || i % 2 === 0).map((n) => text(x(n), foot + 17, String(n), { "text-anchor": "middle" })),
       xLabel(left + inner / 2, foot + 35, "Images at once"));
     const n = Math.min(get("images"), get("batch")), at = x(n);

@@ -92,7 +92,7 @@ def parts_for(arch: Arch, side: int, classes: int, batch: int, card: float, bits
 class Cost(Explorable):
     """Memory over the number of images at once, for all official networks, beside the memory of a graphics card.
 
-    network: one of them; side: of the images, in pixels; images: at once; batch: per step; bits: "32" or "16"; card: GB.
+    network: one of them; side: of the images, in pixels; images: at once; batch: per step; bits: 32 or 16; card: GB.
     units: by depth, the units of the four stages. spare: share of the card that is left alone. imagenet: published top-1
     accuracies in per cent. classes: of the head; steps: of a run by the HyperRule, for a small task.
     """
@@ -103,7 +103,7 @@ class Cost(Explorable):
     side = t.Int(480).tag(sync=True)
     images = t.Int(128).tag(sync=True)
     batch = t.Int(128).tag(sync=True)
-    bits = t.Unicode("16").tag(sync=True)
+    bits = t.Int(16).tag(sync=True)
     card = t.Int(15).tag(sync=True)
     units = t.Dict({str(depth): list(units) for depth, units in UNITS.items()}).tag(sync=True)
     spare = t.Float(SPARE).tag(sync=True)
@@ -116,7 +116,7 @@ class Cost(Explorable):
             "side": {"of": [128, 224, 384, 480]},
             "images": {"of": [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]},
             "batch": {"of": [128, 512]},
-            "bits": {"of": ["16", "32"]},
+            "bits": {"of": [16, 32]},
             "card": {"of": [8, 15, 24, 80]},
         }
     ).tag(sync=True)
@@ -128,7 +128,7 @@ class Cost(Explorable):
 
     def rows(self) -> list[dict]:
         """For every official network: {"name", "fixed", "image", "most", "macs"}; bytes, images, multiply-adds of a run."""
-        rows, bits = [], int(self.bits)
+        rows, bits = [], self.bits
         for name in OFFICIAL:
             found = account(ARCHS[name], self.side, self.classes, bits)
             fixed = sum(needed(found, 0, self.batch, bits).values())
