@@ -172,10 +172,11 @@ def test_parts_are_those_that_the_figure_predicts(tiny, monkeypatch):
     monkeypatch.setattr(real, "finetune", lambda *given: (loops.append(given[-1]), finetune(*given))[1])
     bits = 32 if pick_precision("auto", torch.device("cpu")) == "fp32" else 16
     found = account(ARCHS["R50x1"], 32, 3, bits)
-    fixed = sum(needed(found, 0, 4, bits).values())
-    card = (fixed + 2.5 * found["image"]) / 0.9e9  # two images at once, where the batch has four
-    run_plan(replace(plan, jobs=plan.jobs[:1], card=card), real.Board(), progress=False)
-    assert loops[0].micro_batches == 2
+    fixed = sum(needed(found, 0, 64, bits).values())
+    card = (fixed + 8.5 * found["image"]) / 0.9e9  # eight images at once, where the batch has 64
+    rule = (("batch_size", 64), ("steps", 1), *QUICK[3:])
+    run_plan(replace(plan, jobs=plan.jobs[:1], card=card, rule=rule), real.Board(), progress=False)
+    assert loops[0].micro_batches == 8
 
 
 def test_checkpoint_says_where_it_stands(tiny, tmp_path, monkeypatch):
