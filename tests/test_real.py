@@ -56,9 +56,11 @@ def test_a_server_that_is_down_cannot_be_reached():
 def test_the_official_runs_and_their_published_figures():
     plan = what_to_run(7, gpu=True, reach=lambda url: True)
     official = [job for job in plan.jobs if job.official]
-    assert plan.official and plan.minutes == 7 and len({job.name for job in official}) == len(official) == 18
-    assert [job.shots for job in official[:4]] == [1, 5, 10, None]
-    told = {(job.task, job.shots): job.published for job in official}
+    assert plan.official and plan.minutes == 7 and len({real._slug(job) for job in official}) == len(official) == 21
+    assert [(job.network, job.shots) for job in official[:4]] == [(real.OFFICIAL, k) for k in (1, 5, 10)] + [
+        (real.BATCH_NORM, 1)
+    ]
+    told = {(job.task, job.shots): job.published for job in official if job.network == real.OFFICIAL}
     assert told["cifar10", 1] == "57.9 (45.8 to 65.7)" and told["cifar10", 5] == "82.3 (80.3 to 84.9)"
     assert told["cifar10", None] == "97.4" and told["cifar10", 10] == "none" and told["pets", None] == "94.5 (R152x4)"
     rule = real.rule_for(plan, TOYS["cifar10"])
@@ -83,7 +85,8 @@ def tiny(monkeypatch, tmp_path):
     with LocalServer((tmp_path / "w.npz").read_bytes()) as server:
         monkeypatch.setattr(weights_module, "OFFICIAL_URL", server.url("{name}.npz"))
         plan = what_to_run(gpu=True)
-        official = tuple(job for job in plan.jobs if job.official)
+        official = tuple(job for job in plan.jobs if job.network == real.OFFICIAL)
+        official = (*official[:3], *(job for job in official if not job.shots))
         yield replace(plan, jobs=official[:6], rule=QUICK, device="cpu"), server
 
 
@@ -130,6 +133,17 @@ def test_interrupted_it_keeps_what_is_done_and_resumes(tiny, monkeypatch):
     assert len(board.results) == len(plan.jobs) and len(loops) == len(plan.jobs) + 1  # the first was not run again
     assert all(loop.resume and Path(loop.out).parent == plan.folder and loop.checkpoint_every for loop in loops)
     assert loops[1].out == loops[2].out
+
+
+def test_the_other_network_is_trained_by_the_same_rule(tiny, monkeypatch):
+    plan, _ = tiny
+    jobs = [job for job in what_to_run(gpu=True, reach=lambda url: True).jobs if job.network == real.BATCH_NORM]
+    arch = Arch((1, 1, 1, 1), 8, 4, norm="bn", standardize=False)
+    monkeypatch.setattr(real, "create_model", lambda name, classes, pretrained: bitlib.ResNetV2(arch, classes))
+    board = run_plan(replace(plan, jobs=(*jobs[:1], plan.jobs[0])), real.Board(), progress=False)
+    assert all(result.found for result in board.results) and board.results[0].job.published == "–"
+    assert real.BATCH_NORM in board.table().text and board.most_real().job.network == real.OFFICIAL
+    assert len(list(plan.folder.glob("*.json"))) == 2
 
 
 def test_what_would_not_end_in_time_waits(tiny):
