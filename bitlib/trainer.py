@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -67,6 +67,24 @@ class Sgd:
     lr: Callable[[int], float]
     momentum: float = 0.9
     weight_decay: float = 0.0
+    kept = ("momentum_buffer",)  # what it remembers of every weight
+
+    def optimizer(self, params: Iterable[nn.Parameter], fused: bool) -> torch.optim.Optimizer:
+        return torch.optim.SGD(params, lr=0.0, momentum=self.momentum, weight_decay=self.weight_decay, fused=fused)
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """AdamW, which transformers need and our ResNets do not. Fields as in Sgd; the decay is not part of the gradient."""
+
+    steps: int
+    lr: Callable[[int], float]
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
+    kept = ("step", "exp_avg", "exp_avg_sq")
+
+    def optimizer(self, params: Iterable[nn.Parameter], fused: bool) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(params, lr=0.0, betas=self.betas, weight_decay=self.weight_decay, fused=fused)
 
 
 @dataclass
@@ -91,7 +109,7 @@ def train(
     model: nn.Module,
     batches: Callable[[int], object],
     loss: Callable[..., Tensor],
-    sgd: Sgd,
+    sgd: Sgd | AdamW,
     loop: Loop = Loop(),
     identity: dict | None = None,
     evaluate: Callable[[nn.Module], dict] | None = None,
@@ -158,7 +176,7 @@ def _every(interval: int, done: int) -> bool:
 class State:
     """A run in progress: network, optimizer, moving average, loss scaler and history, and how to save and resume them."""
 
-    def __init__(self, model: nn.Module, sgd: Sgd, loop: Loop, identity: dict):
+    def __init__(self, model: nn.Module, sgd: Sgd | AdamW, loop: Loop, identity: dict):
         self.sgd, self.loop, self.identity = sgd, loop, identity
         self.device = next(model.parameters()).device
         self.precision = loop.precision
@@ -166,13 +184,11 @@ class State:
         self.net = torch.compile(self.exchanging) if loop.compile else self.exchanging
         self.params = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         fused = self.device.type in ("cpu", "cuda") and not is_sharded(self.model)
-        self.optimizer = torch.optim.SGD(
-            self.params.values(), lr=0.0, momentum=sgd.momentum, weight_decay=sgd.weight_decay, fused=fused
-        )
+        self.optimizer = sgd.optimizer(self.params.values(), fused)
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(loop.ema)) if loop.ema else None
         # fp16 covers 6e-8 to 65,504; gradients are scaled up to stay within that range.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        if self.scaler.is_enabled() and sgd.momentum:
+        if self.scaler.is_enabled() and isinstance(sgd, Sgd) and sgd.momentum:
             # Fused SGD creates these buffers uninitialised, and they stay so if the very first update is skipped.
             for p in self.params.values():
                 self.optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
@@ -313,8 +329,10 @@ class State:
         wanted = {f"model.{name}": t.shape for name, t in self.model.state_dict().items()}
         if self.average:
             wanted |= {f"average.{name}": t.shape for name, t in self.average.state_dict().items()}
-        momentum = {f"optimizer.{name}.momentum_buffer": p.shape for name, p in self.params.items()}
-        wanted |= {key: shape for key, shape in momentum.items() if key in found}  # there are none before the first step
+        for name, p in self.params.items():
+            shapes = {key: torch.Size() if key == "step" else p.shape for key in self.sgd.kept}
+            kept = {f"optimizer.{name}.{key}": shape for key, shape in shapes.items()}
+            wanted |= {key: shape for key, shape in kept.items() if key in found}  # there are none before the first step
         for key in sorted(wanted.keys() | found.keys()):
             if key not in wanted or key not in found or found[key].shape != wanted[key]:
                 raise UserError(f"{file} does not fit this network ({key}); use the same model, or another --out")
@@ -323,7 +341,7 @@ class State:
         for full_name in names:
             name, key = full_name.rsplit(".", 1)
             # With the strides of the weight, so that momentum stays channels-last too.
-            value = torch.empty_like(self.params[name])
+            value = torch.zeros((), device=self.device) if key == "step" else torch.empty_like(self.params[name])
             spread({full_name: found.get(full_name)}, {full_name: value})
             self.optimizer.state[self.params[name]][key] = value
 
