@@ -233,7 +233,7 @@ class Sentences:
 
 
 def load_text_task(name: str) -> Task:
-    """One of TASKS: "topic", the part of the library that a sentence comes from; "order", whether two words were swapped."""
+    """One of TASKS: "topic", the part of the library that a sentence comes from; "order", whether its words were shuffled."""
     content = json.loads((HERE / "sentences.json").read_text("utf8"))["tasks"][name]
     splits = {
         part: Sentences([text for text, _ in content[part]], torch.tensor([label for _, label in content[part]]))
