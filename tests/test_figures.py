@@ -20,6 +20,7 @@ NAMES = (
     "schedule",
     "search",
     "cost",
+    "mask",
 )
 pytestmark = pytest.mark.site
 
@@ -58,6 +59,7 @@ def test_settings_live_in_the_address(visit):
         ("schedule", "first", 0.25),
         ("search", "trials", 20),
         ("cost", "card", 24),
+        ("mask", "first", 3),
     ],
 )
 def test_a_teachers_link_opens_at_the_figure_with_its_settings(visit, name, trait, value):

@@ -48,6 +48,12 @@ SCRIPTS = {
         [],
         ["norm_transfer", "freezing", "mixup", "mixup_rates", "soft_labels"],
     ),
+    "measure_beyond_vision": (
+        {"SHOTS": (1,), "TASKS": ("order",), "SEARCH": (100,), "TRAINED": ({"lr": 1e-3, "steps": 2},)}
+        | {"BAGS": ({"c": 1},), "PENALTIES": ({"c": 1.0},)},
+        [],
+        ["beyond_vision"],
+    ),
     "measure_zero_head": ({"SHOTS": (1, 5), "SEARCH": (100,)}, [], ["zero_head"]),
     "measure_suite": ({"MODELS": ("glyphs-S",), "TASKS": ("suite/digits", "suite/distance")}, [], ["suite"]),
     "measure_unfreezing": ({"TASKS": ("tiles",), "SEARCH": (100,), "STEPS": 2}, [], ["unfreezing"]),

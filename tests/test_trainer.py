@@ -19,7 +19,7 @@ from bitlib.data.sampling import generator_for
 from bitlib.device import _say_slow, fast_16_bits, memory_format, pick_device, pick_precision
 from bitlib.norm import standardized_convs
 from bitlib.resnet import ResNetV2
-from bitlib.trainer import History, Interrupted, Sgd, read_checkpoint, save_checkpoint, settle, train
+from bitlib.trainer import AdamW, History, Interrupted, Sgd, read_checkpoint, save_checkpoint, settle, train
 
 
 def batch(step: int):
@@ -115,6 +115,25 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, arch, stop):
     assert difference(whole, resumed) == 0
     assert h1.rows == h2.rows
     assert [p.name for p in file.parent.iterdir()] == ["state.safetensors"]
+
+
+@pytest.mark.parametrize("stop", [1, 4])
+def test_adamw_is_pytorchs_and_resumes_too(tmp_path, stop):
+    adamw = AdamW(6, lambda step: 0.01 / (1 + step), weight_decay=0.1)
+    whole, _ = run(sgd=adamw)
+    model = ResNetV2(TINY, 3).train()
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1)
+    for step in range(6):
+        optimizer.param_groups[0]["lr"] = adamw.lr(step)
+        optimizer.zero_grad()
+        loss(model, *batch(step)).backward()
+        optimizer.step()
+    assert difference(whole, model) < 1e-5
+    run(sgd=replace(adamw, steps=stop), out=tmp_path, checkpoint_every=1)
+    resumed, _ = run(seed=7, sgd=adamw, out=tmp_path, resume=True)
+    assert difference(whole, resumed) == 0
+    with pytest.raises(UserError, match="does not fit this network"):
+        run(out=tmp_path, resume=True)  # by SGD, which remembers other things
 
 
 def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(tmp_path):

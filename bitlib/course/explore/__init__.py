@@ -10,6 +10,7 @@ from .block import Block
 from .cost import Cost
 from .depth import Depth
 from .hyperrule import Rule
+from .mask import Mask
 from .mixup import MixUp
 from .neighbors import Neighbors
 from .norms import Norms
@@ -27,6 +28,7 @@ __all__ = [
     "Cost",
     "Depth",
     "Explorable",
+    "Mask",
     "MixUp",
     "Neighbors",
     "Norms",
