@@ -1,7 +1,7 @@
 """Collect the text that ships with Python, pre-train the small transformer of chapter 14, and write both into the package.
 
     python data_scripts/pretrain_text.py              the sentences, then the network: about 10 minutes of one core
-    python data_scripts/pretrain_text.py optimizers   SGD beside AdamW, results/text_optimizers.json: about 6 minutes
+    python data_scripts/pretrain_text.py optimizers   SGD beside AdamW, results/text_optimizers.json: about 4 minutes
 The corpus is built from the interpreter that runs this and is not stored; its fingerprint and the version are on the card. The
 downstream sentences and the vocabulary are stored, so that the chapter does not change from one Python to the next. You can
 interrupt it at any time; the same command resumes it.
@@ -91,7 +91,7 @@ HELD_OUT = {
 TRAIN, VAL, TEST = 120, 60, 100  # sentences per class of "topic"
 PAIRS = {"train": 200, "val": 200, "test": 400}  # sentences per class of "order"
 WORDS, STEPS, BATCH, LR, WARMUP, SHAPE = 4092, 8000, 64, 2e-3, 400, Shape()
-HELD_BACK, SHORT = 1000, 250  # sentences to test on; steps of the comparison of optimizers
+HELD_BACK, SHORT = 1000, 150  # sentences to test on; steps of the comparison of optimizers
 OPTIMIZERS = (("AdamW", AdamW, (5e-4, 1e-3, 2e-3, 4e-3)), ("SGD", Sgd, (0.1, 0.3, 1.0, 3.0)))
 NOTICE = (
     "These sentences are taken from the docstrings and comments of the standard library of Python {version}, Copyright (c) "
