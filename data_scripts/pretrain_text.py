@@ -52,7 +52,7 @@ from bitlib.data.sampling import generator_for
 from bitlib.data.task import Task, fingerprint
 from bitlib.device import pick_device
 from bitlib.files import atomic_path
-from bitlib.trainer import AdamW, Sgd, train
+from bitlib.trainer import AdamW, Diverged, Sgd, train
 from bitlib.transfer import environment, write_json
 
 PACKAGE = HERE
@@ -92,7 +92,7 @@ TRAIN, VAL, TEST = 120, 60, 100  # sentences per class of "topic"
 PAIRS = {"train": 200, "val": 200, "test": 400}  # sentences per class of "order"
 WORDS, STEPS, BATCH, LR, WARMUP, SHAPE = 4092, 8000, 64, 2e-3, 400, Shape()
 HELD_BACK, SHORT = 1000, 150  # sentences to test on; steps of the comparison of optimizers
-OPTIMIZERS = (("AdamW", AdamW, (5e-4, 1e-3, 2e-3, 4e-3)), ("SGD", Sgd, (0.1, 0.3, 1.0, 3.0)))
+OPTIMIZERS = (("AdamW", AdamW, (1e-3, 2e-3, 4e-3, 8e-3)), ("SGD", Sgd, (0.03, 0.1, 0.2, 0.4)))
 NOTICE = (
     "These sentences are taken from the docstrings and comments of the standard library of Python {version}, Copyright (c) "
     "2001-2023 Python Software Foundation; All Rights Reserved. They are used and redistributed under the PSF License "
@@ -317,13 +317,18 @@ def pretrain(device: torch.device) -> None:
 
 
 class Guesses:
-    """A network in the shape that the protocol asks for. Its accuracy is the share of hidden words that it guesses."""
+    """A network in the shape that the protocol asks for. Its accuracy is the share of hidden words that it guesses.
 
-    def __init__(self, model: Transformer, task: Task):
+    model: None for one that diverged, which guesses nothing.
+    """
+
+    def __init__(self, model: Transformer | None, task: Task):
         self.model, self.task = model, task
         self.val_accuracy = self.evaluate("val").accuracy
 
     def evaluate(self, split: str) -> SimpleNamespace:
+        if self.model is None:
+            return SimpleNamespace(accuracy=0.0)
         ids = self.model.vocabulary.encode(getattr(self.task, split).texts)
         return SimpleNamespace(accuracy=guessed(self.model, ids).double().mean().item())
 
@@ -340,7 +345,10 @@ def optimizers(device: torch.device) -> None:
 
     def run(make, task, setting, seed):
         optimizer = make(SHORT, cosine(setting["lr"], SHORT, SHORT // 10))
-        return Guesses(train_small(train_ids, words, optimizer, seed, loop)[0], task)
+        try:
+            return Guesses(train_small(train_ids, words, optimizer, seed, loop)[0], task)
+        except Diverged:
+            return Guesses(None, task)
 
     arms = [Arm(name, trials(lr=rates), partial(run, make)) for name, make, rates in OPTIMIZERS]
     cells = Cells("text_optimizers", {"corpus": task.fingerprint, "steps": SHORT, "shape": asdict(SHAPE)})
