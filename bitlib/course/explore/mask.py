@@ -16,9 +16,9 @@ NONE = -1  # for `first` and `second`: no word
 BEST = 5  # guesses for each hidden word
 SENTENCES = (  # ours, so none of them is in the corpus; and the word that is hidden at first
     ("raise an error if the argument is not a number .", "an"),
-    ("wait until the server has closed the connection .", "server"),
+    ("wait until the server has closed the connection .", "until"),
     ("return a list of all the files in the directory .", "files"),
-    ("the cat sat on the mat and looked at the moon .", "cat"),
+    ("you can not use this method after the file is closed .", "file"),
 )
 
 
