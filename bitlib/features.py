@@ -53,3 +53,21 @@ def set_head(model: ResNetV2, weight: Tensor, bias: Tensor) -> None:
     """Copy a head, as `fit_head` returns one, into a model with as many classes."""
     model.head.weight.copy_(weight.reshape(model.head.weight.shape))
     model.head.bias.copy_(bias)
+
+
+def out_of_fold(features: Tensor, labels: Tensor, num_classes: int, c: float = 1.0, folds: int = 5, seed: int = 0) -> Tensor:
+    """What a linear probe says of each image without having seen its label: probabilities, double [N, num_classes].
+
+    The images are dealt into `folds` parts, alike in their shares of the classes; a head that judges one part is fitted to the
+    others (confident learning does the same: arXiv 1911.00068). Raises ValueError for fewer than two folds.
+    """
+    if folds < 2:
+        raise ValueError(f"folds is {folds}; with fewer than two a head would have seen the labels that it judges")
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    fold = torch.empty(len(labels), dtype=torch.long)
+    fold[order[labels[order].argsort(stable=True)]] = torch.arange(len(labels)) % folds
+    found = torch.empty(len(labels), num_classes, dtype=torch.double)
+    for k in range(folds):
+        weight, bias = fit_head(features[fold != k], labels[fold != k], num_classes, c)
+        found[fold == k] = (features[fold == k].double() @ weight.T + bias).softmax(1)
+    return found

@@ -55,6 +55,12 @@ SCRIPTS = {
         ["beyond_vision"],
     ),
     "measure_zero_head": ({"SHOTS": (1, 5), "SEARCH": (100,)}, [], ["zero_head"]),
+    "measure_robustness": (
+        {"SHOTS": (1, 5), "PHOTO_SHOTS": (1,), "TUNED_SHOTS": 5, "SEARCH": (100,), "SHARE": 0.05, "MORE": 0.1, "CUTS": (1.0,)}
+        | {"MODELS": ("glyphs-S", "glyphs-L"), "PHOTO_MODELS": ("photos-S",), "SEVERITIES": (1,), "PHOTO_SEVERITIES": (1,)},
+        [],
+        ["robustness"],
+    ),
     "measure_suite": ({"MODELS": ("glyphs-S",), "TASKS": ("suite/digits", "suite/distance")}, [], ["suite"]),
     "measure_unfreezing": ({"TASKS": ("tiles",), "SEARCH": (100,), "STEPS": 2}, [], ["unfreezing"]),
     "measure_hyperrule": (
