@@ -1,19 +1,23 @@
-"""Evaluating a trained model on images: logits, accuracy, calibration, confusion matrix, worst mistakes."""
+"""Evaluating a trained model on images: logits, accuracy, calibration and temperature, confusion matrix, mistakes."""
 
 from __future__ import annotations
 
+import csv
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from .data.batches import scan
 from .data.task import Images
 from .device import autocast
 from .distributed import gathered, is_sharded
-from .files import UserError
+from .files import UserError, atomic_path
 from .norm import hold_standardized, standardized_convs
 
 EVAL_BATCH = 256  # fixed, so that the order of summation, and with it the last bit, is always the same
@@ -143,6 +147,34 @@ def evaluate(model: nn.Module, images: Images, side: int, precision: str = "fp32
     mode it was in. Raises UserError for an empty split, or if one image alone does not fit into memory.
     """
     return Evaluation(predict_logits(model, images, side, precision), images.labels)
+
+
+def save_mistakes(found: Evaluation, images: Images, names: Sequence[str], out: str | Path, side: int = 64) -> Path:
+    """Write mistakes.csv and mistakes.png into the folder `out`, the worst mistake first, and return the folder.
+
+    The table has the number of each image in its split (and its file, if it has one), label, prediction, and the probability of
+    both; the sheet shows the same images in the same order, eight to a row, as "label > prediction". found: of these images.
+    """
+    worst, out = found.worst_mistakes(len(found.labels)).tolist(), Path(out)
+    p, files = found.logits.double().softmax(1), getattr(images, "paths", None)
+    with atomic_path(out / "mistakes.csv") as temporary, open(temporary, "w", newline="", encoding="utf8") as f:
+        writer = csv.writer(f)
+        writer.writerow(["image", *(["file"] * bool(files)), "label", "predicted", "p_label", "p_predicted"])
+        for i in worst:
+            own, said = int(found.labels[i]), int(found.predictions[i])
+            told = [names[own], names[said], f"{p[i, own]:.4f}", f"{p[i, said]:.4f}"]
+            writer.writerow([i, *([files[i]] if files else []), *told])
+    cell, columns = side + 16, min(8, max(1, len(worst)))
+    sheet = Image.new("RGB", (columns * side, max(1, -(-len(worst) // columns)) * cell), "white")
+    shown = images.subset(torch.tensor(worst, dtype=torch.long)).prepare(side, "cpu")
+    for k, i in enumerate(worst):
+        pixels = shown.batch(torch.tensor([k]))[0].permute(1, 2, 0).numpy()
+        x, y = k % columns * side, k // columns * cell
+        sheet.paste(Image.fromarray(pixels), (x, y))
+        ImageDraw.Draw(sheet).text((x + 2, y + side + 2), f"{names[found.labels[i]]} > {names[found.predictions[i]]}", "black")
+    with atomic_path(out / "mistakes.png") as temporary:
+        sheet.save(temporary, "PNG")
+    return out
 
 
 def accuracy_interval(accuracy: float, images: int, z: float = 1.96) -> tuple[float, float]:

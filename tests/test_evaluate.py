@@ -1,13 +1,24 @@
+import csv
+
 import numpy as np
 import pytest
 import torch
 from conftest import TINY, TINY_BN, toy_task
+from PIL import Image
 from sklearn import metrics
 
 from bitlib import UserError
 from bitlib.data.augment import to_input
 from bitlib.data.task import ArrayImages
-from bitlib.evaluate import EVAL_BATCH, Evaluation, accuracy_interval, evaluate, predict_logits
+from bitlib.evaluate import (
+    EVAL_BATCH,
+    Evaluation,
+    accuracy_interval,
+    evaluate,
+    fit_temperature,
+    predict_logits,
+    save_mistakes,
+)
 from bitlib.resnet import ResNetV2
 
 
@@ -112,3 +123,45 @@ def test_sixteen_bits_stay_near(precision, near):
 def test_interval_against_published_values(right, images, low, high):
     """Wilson's score interval; the values are those of R's prop.test without continuity correction."""
     assert accuracy_interval(right / images, images) == pytest.approx((low, high), abs=2e-4)
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 4.0])
+def test_the_temperature_is_where_an_independent_optimiser_finds_it(result, scale):
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
+    held = Evaluation(scale * result.logits, result.labels)
+    logits, y = held.logits.double().numpy(), held.labels.numpy()
+    loss = lambda log_t: -log_softmax(logits / np.exp(log_t), axis=1)[np.arange(len(y)), y].mean()  # noqa: E731
+    wanted = np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded", options={"xatol": 1e-9}).x)
+    assert fit_temperature(held) == pytest.approx(wanted, rel=1e-4)
+    assert held.at_temperature(2.0).predictions.equal(held.predictions)
+    torch.testing.assert_close(held.at_temperature(2.0).logits, held.logits / 2)
+
+
+def test_without_a_mistake_there_is_no_temperature_to_find():
+    """The loss falls for ever as the logits grow; the search ends at its limit instead of never."""
+    assert fit_temperature(Evaluation(torch.eye(3), torch.arange(3))) == pytest.approx(0.01)
+    assert fit_temperature(Evaluation(-torch.eye(3), torch.arange(3))) == pytest.approx(100)
+
+
+def test_mistakes_are_saved_as_a_table_and_a_sheet(tmp_path):
+    task = toy_task()
+    logits = torch.eye(3)[(task.test.labels + (torch.arange(12) % 4 == 0)) % 3] * torch.linspace(1, 3, 12)[:, None]
+    found = Evaluation(logits, task.test.labels)
+    assert save_mistakes(found, task.test, task.class_names, tmp_path / "out", 16) == tmp_path / "out"
+    rows = list(csv.DictReader((tmp_path / "out" / "mistakes.csv").open()))
+    assert [int(row["image"]) for row in rows] == found.worst_mistakes(12).tolist() == [8, 4, 0]
+    p = logits.double().softmax(1)
+    for row in rows:
+        i = int(row["image"])
+        assert row["label"] == "abc"[found.labels[i]] and row["predicted"] == "abc"[found.predictions[i]]
+        assert float(row["p_label"]) == pytest.approx(p[i, found.labels[i]].item(), abs=1e-4)
+        assert float(row["p_predicted"]) == pytest.approx(p[i].max().item(), abs=1e-4)
+    sheet = np.asarray(Image.open(tmp_path / "out" / "mistakes.png"))
+    assert sheet.shape == (32, 48, 3)
+    wanted = task.test.prepare(16, "cpu").images[8].permute(1, 2, 0).numpy()
+    assert np.array_equal(sheet[:16, :16], wanted)
+    nothing = Evaluation(torch.eye(3)[task.test.labels], task.test.labels)
+    save_mistakes(nothing, task.test, task.class_names, tmp_path / "none")
+    assert len((tmp_path / "none" / "mistakes.csv").read_text().splitlines()) == 1

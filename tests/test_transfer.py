@@ -13,7 +13,7 @@ import bitlib
 import bitlib.data.batches as batches_module
 from bitlib import ARCHS, HyperRule, UserError, create_model, few_shot_runs, finetune, freeze, linear_probe, load_task
 from bitlib.data import ArrayImages
-from bitlib.features import fit_head
+from bitlib.features import fit_head, out_of_fold
 from bitlib.resnet import ResNetV2
 from bitlib.transfer import default_rule
 from bitlib.weights import ModelInfo
@@ -253,3 +253,25 @@ def test_another_teacher_is_not_resumed(tmp_path):
     bitlib.distill(tiny(seed=2), teachers[0], task, rule(task, 3), loop=quiet(out=tmp_path))
     with pytest.raises(UserError, match="its run had teacher weights [0-9a-f]{16}, this one has"):
         bitlib.distill(tiny(seed=2), teachers[1], task, rule(task, 3), loop=quiet(out=tmp_path, resume=True))
+
+
+def test_out_of_fold_never_sees_the_label_it_judges():
+    """Changing the label of one image leaves its own probabilities as they were, and those of its fold; others may move."""
+    generator = torch.Generator().manual_seed(0)
+    x, labels = torch.randn(60, 5, generator=generator), torch.arange(60) % 3
+    p = out_of_fold(x + torch.eye(3, 5)[labels], labels, 3, folds=4)
+    assert p.shape == (60, 3) and torch.allclose(p.sum(1), torch.ones(60).double())
+    wild = x.clone()
+    assert not out_of_fold(x, labels, 3, seed=1).equal(out_of_fold(x, labels, 3, seed=2))
+    # By hand: the fold of image 7 is found by which others do not move when image 7 itself is thrown far away.
+    wild[7] = 100.0
+    moved = (out_of_fold(x, labels, 3, folds=4) - out_of_fold(wild, labels, 3, folds=4)).abs().sum(1) > 1e-9
+    mates = (~moved).nonzero()[:, 0]
+    assert len(mates) == 14  # the other fourteen of its fold
+    rest = torch.ones(60, dtype=torch.bool)
+    rest[mates], rest[7] = False, False
+    weight, bias = fit_head(x[rest], labels[rest], 3)
+    torch.testing.assert_close(out_of_fold(x, labels, 3, folds=4)[7], (x[7].double() @ weight.T + bias).softmax(0))
+    assert torch.bincount(labels[~rest]).tolist() == [5, 5, 5]  # alike in their shares of the classes
+    with pytest.raises(ValueError, match="fewer than two"):
+        out_of_fold(x, labels, 3, folds=1)

@@ -11,6 +11,7 @@ from .cost import Cost
 from .depth import Depth
 from .hyperrule import Rule
 from .mask import Mask
+from .judge import Judge
 from .mixup import MixUp
 from .neighbors import Neighbors
 from .norms import Norms
@@ -29,6 +30,7 @@ __all__ = [
     "Depth",
     "Explorable",
     "Mask",
+    "Judge",
     "MixUp",
     "Neighbors",
     "Norms",
