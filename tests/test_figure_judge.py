@@ -84,13 +84,13 @@ def test_judge(visit):
     assert names()[:2] == items[0]["answers"]
     shown.locator("[data-vote='2']").click()
     assert state(shown)["at"] == 1 and state(shown)["votes"][0] == NEITHER
-    page.keyboard.press("1")
-    page.keyboard.press("2")
+    page.keyboard.press("a")
+    page.keyboard.press("b")
     assert state(shown)["votes"][:4] == [NEITHER, FIRST, SECOND, NONE] and names()[:2] == items[3]["answers"]
     page.keyboard.press("ArrowLeft")
     assert state(shown)["at"] == 2
     assert shown.locator("[data-vote='1']").get_attribute("aria-pressed") == "true"
-    page.keyboard.press("3")  # a change of mind; on to the first image that has no vote
+    page.keyboard.press("c")  # a change of mind; on to the first image that has no vote
     assert state(shown)["votes"][2] == NEITHER and state(shown)["at"] == 3
     shown.get_by_role("button", name="Back").click()
     shown.get_by_role("button", name="Next").click()
@@ -102,14 +102,14 @@ def test_judge(visit):
     assert result.is_visible()
     seen = {name: int(value) for name, value in dataset(shown.locator(".bl-x-answer")).items()}
     assert seen == tally(items, state(shown)["votes"])
-    page.keyboard.press("1")  # the ballot is closed
+    page.keyboard.press("a")  # the ballot is closed
     assert state(shown)["votes"][3] == NONE and shown.locator("[data-vote='0']").is_disabled()
 
     shown.get_by_role("button", name="Start again").click()
     assert state(shown)["votes"] == [NONE] * (last + 1) and not result.is_visible()
     shown.locator("[data-vote='0']").click()
     for i in range(1, last + 1):
-        page.keyboard.press(str(1 + i % 3))
+        page.keyboard.press("aBc"[i % 3])
     assert state(shown)["votes"] == [i % 3 for i in range(last + 1)]
     shown.get_by_role("button", name="Count the votes").click()
     wanted = tally(items, state(shown)["votes"])

@@ -40,7 +40,7 @@ function render({ model, el }) {
   const ballots = [0, 1, 2].map((choice) => {
     const name = node("span", { class: "bl-judge-name" });
     const b = node("button", { type: "button", class: "bl-x-button bl-judge-vote", "data-vote": choice },
-      node("kbd", { "aria-hidden": "true" }, choice + 1), name);
+      node("kbd", { "aria-hidden": "true" }, "ABC"[choice]), name);
     b.addEventListener("click", () => vote(choice));
     return { b, name };
   });
@@ -51,15 +51,15 @@ function render({ model, el }) {
   const bar = node("svg:svg", { class: "bl-judge-bar", role: "img" });
   const said = node("p", { class: "bl-x-answer" }), caught = node("p", { class: "bl-judge-caught" }), list = node("ol", { class: "bl-judge-list" });
   result.append(bar, said, caught, list);
-  const root = node("div", { class: "bl-x bl-x-judge" },
+  const root = node("div", { class: "bl-x bl-x-judge", "data-lm-suppress-shortcuts": "true" }, // else JupyterLab takes the keys
     node("div", { class: "bl-judge-stage" }, picture,
       node("div", { class: "bl-judge-side" }, where,
         node("div", { class: "bl-judge-votes", role: "group", "aria-label": "What do you see?" }, ...ballots.map(({ b }) => b)),
         node("div", { class: "bl-judge-ways" }, back, on))),
     node("div", { class: "bl-judge-ways" }, count, again), result);
   root.addEventListener("keydown", (event) => {
-    const act = { 1: () => vote(0), 2: () => vote(1), 3: () => vote(2), ArrowLeft: () => go(get("at") - 1),
-      ArrowRight: () => go(get("at") + 1) }[event.key];
+    const act = { a: () => vote(0), b: () => vote(1), c: () => vote(2), arrowleft: () => go(get("at") - 1),
+      arrowright: () => go(get("at") + 1) }[event.key.toLowerCase()];
     if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     act();
