@@ -16,11 +16,9 @@ def _join(*chapters: dict[str, Exercise]) -> dict[str, Exercise]:
     return joined
 
 
-<<<<<<< HEAD
 EXERCISES = _join(
-    *(chapter.EXERCISES for chapter in (ch01, ch02, ch03, ch04, ch05, ch06, ch07, ch08, ch09, ch10, ch11, ch14, ch15, ch16))
+    *(
+        chapter.EXERCISES
+        for chapter in (ch01, ch02, ch03, ch04, ch05, ch06, ch07, ch08, ch09, ch10, ch11, ch13, ch14, ch15, ch16)
+    )
 )
-=======
-CHAPTERS = (ch01, ch02, ch03, ch04, ch05, ch06, ch07, ch08, ch09, ch10, ch11, ch13, ch15)
-EXERCISES = _join(*(chapter.EXERCISES for chapter in CHAPTERS))
->>>>>>> 2b5777f (Chapter 13: exercises, the figure Judge, mistakes as a table and a sheet)

@@ -10,8 +10,8 @@ from .block import Block
 from .cost import Cost
 from .depth import Depth
 from .hyperrule import Rule
-from .mask import Mask
 from .judge import Judge
+from .mask import Mask
 from .mixup import MixUp
 from .neighbors import Neighbors
 from .norms import Norms
@@ -29,8 +29,8 @@ __all__ = [
     "Cost",
     "Depth",
     "Explorable",
-    "Mask",
     "Judge",
+    "Mask",
     "MixUp",
     "Neighbors",
     "Norms",
