@@ -202,6 +202,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     inference(sub)
 
+    sub = command("detect", None, "train a detector on images with boxes, or find objects with one")
+    _add_detect(sub, compute, inference)
+
     sub = command("bench", run_bench, "compare speed and memory with batch norm and timm on this machine")
     sub.add_argument("--mode", nargs="+", default=["train", "infer"], choices=("train", "infer"))
     sub.add_argument("--side", type=_positive, nargs="+", default=[128], metavar="PX", help="side of the images (default: 128)")
@@ -214,6 +217,45 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", metavar="FILE", help="also write the figures to FILE")
     compute(sub)
     return parser
+
+
+def _add_detect(sub: argparse.ArgumentParser, compute: Callable, inference: Callable) -> None:
+    """The two commands of `bitlib detect`."""
+    actions = sub.add_subparsers(dest="action", metavar="ACTION", required=True)
+    text = "train torchvision's RetinaNet on a BiT backbone"
+    train = actions.add_parser("train", help=text, description=text[0].upper() + text[1:] + ".")
+    train.set_defaults(run=run_detect_train)
+    where = "a folder with images/ and annotations.json in COCO's format, the path of such a file, or the task `scenes`"
+    train.add_argument("data", metavar="DATA", help=where)
+    train.add_argument("--images", metavar="DIR", help="where the images lie, if not beside the annotations")
+    held = "a second folder or file for validation (default: DATA/val if there is DATA/train, otherwise a sixth of the images)"
+    train.add_argument("--val", metavar="DATA", help=held)
+    train.add_argument("--skip-bad", action="store_true", help="leave out bad boxes and unreadable images instead of stopping")
+    train.add_argument("--model", metavar="NAME|FILE", help="backbone: a name from `bitlib models`, or a weight file")
+    train.add_argument("--scratch", action="store_true", help="start from random weights, for comparison")
+    freeze = "freeze the backbone before STAGE: stage1 to stage4, or pyramid for all of it"
+    train.add_argument("--freeze", metavar="STAGE", help=freeze)
+    side = "side to which the longer side of an image is brought (default: 96 for the course's small networks, 512 for others)"
+    train.add_argument("--side", type=_number(int, 32), metavar="PX", help=side)
+    train.add_argument("--no-flip", action="store_true", help="do not mirror images; text and digits do not survive it")
+    train.add_argument("--steps", type=_positive, default=300, metavar="N", help="number of updates (default: 300)")
+    train.add_argument("--batch-size", type=_positive, default=8, metavar="B", help="images per update (default: 8)")
+    train.add_argument("--lr", type=float, help="learning rate (default: 0.08 for 256 images per update, in proportion)")
+    train.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    options = ("precision", "micro_batches", "grad_checkpointing", "ema", "out", "resume", "checkpoint_every", "evaluate_every")
+    _add_options(train, options)
+    compute(train)
+    text = "find objects in images"
+    predict = actions.add_parser("predict", help=text, description=text[0].upper() + text[1:] + ".")
+    predict.set_defaults(run=run_detect_predict)
+    predict.add_argument("model", metavar="MODEL", help="a folder written by `detect train`, or its model.safetensors")
+    predict.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of images")
+    least = "least score of a box that is shown (default: 0.3)"
+    predict.add_argument("--score", type=_number(float, 0), default=0.3, help=least)
+    predict.add_argument("--json", action="store_true", help="print one JSON object per image")
+    predict.add_argument("--csv", metavar="FILE", help="also write the boxes to FILE, one row each")
+    predict.add_argument("--draw", metavar="DIR", help="also write each image to DIR, with its boxes drawn")
+    inference(predict)
 
 
 def run_models(args) -> None:
@@ -552,6 +594,81 @@ def run_verify(args) -> int:
     write_json(file, record)
     print(f"written to {file}")
     return int(not (record["holds"] and record["agrees"]))
+
+
+def run_detect_train(args) -> None:
+    """`bitlib detect train`."""
+    from .data.coco import load_boxes
+    from .detection import Recipe, create_detector, save_detector, train_detector
+    from .distributed import is_main, whole_state
+    from .transfer import environment, write_csv, write_json
+    from .weights import model_info
+
+    loop, out, name = _loop(args), _writable(Path(args.out), args.resume), args.model or _default_model()
+    recipe = Recipe(args.steps, args.batch_size, args.lr, min(args.steps // 10, 500), freeze=args.freeze)
+    side = args.side or (96 if model_info(name).arch.stem == "small" else 512)
+    task = load_boxes(args.data, side, args.val, folder=args.images, skip_bad=args.skip_bad, flip=not args.no_flip)
+    start = {"pretrained": not args.scratch, "freeze": args.freeze, "seed": args.seed}
+    run = train_detector(create_detector(name, task.class_names, side, **start), task, recipe, args.seed, loop)
+    state = whole_state(run.model.state_dict())
+    if not is_main():
+        return
+    figures = run.evaluate("val")
+    save_detector(run.model, out / "model.safetensors", {"task": task.name, "fingerprint": task.fingerprint}, state)
+    write_csv(out / "history.csv", run.history.rows)
+    device = next(run.model.parameters()).device
+    found = {f"val_{key}": None if math.isnan(value) else value for key, value in figures.items()}
+    write_json(out / "run.json", {**run.config, **found, "seconds": round(run.history.seconds, 2), **environment(device)})
+    boxes = sum(map(len, task.train.boxes))
+    print(f"{task.name}: {len(task.train)} training images with {boxes} boxes, {len(task.class_names)} classes, model {name}")
+    print(f"validation AP {figures['ap']:.4f} (AP50 {figures['ap50']:.4f}) on {len(task.val)} images")
+    print(f"written to {out}")
+
+
+def run_detect_predict(args) -> None:
+    """`bitlib detect predict`."""
+    from .data.coco import plain_files
+    from .data.folder import list_images, read_image
+    from .detection import detect, draw_boxes, load_detector
+    from .device import pick_device, pick_precision
+    from .files import atomic_path
+    from .transfer import write_csv
+
+    csv = args.csv and _writable(Path(args.csv).parent, True) / Path(args.csv).name
+    folder = args.draw and _writable(Path(args.draw), True)
+    device, detector = pick_device(args.device), load_detector(args.model)
+    paths: list[Path] = []
+    for name in args.images:
+        if not Path(name).exists():
+            raise UserError(f"{name} does not exist")
+        if not (found := list_images(Path(name)) if Path(name).is_dir() else [Path(name)]):
+            raise UserError(f"{name} holds no images")
+        paths += found
+    images = plain_files(paths, detector.class_names, detector.side)
+    rows, seen = [], set()
+    for path, one in zip(paths, detect(detector.to(device), images, pick_precision(args.precision, device))):
+        kept = one["scores"] >= args.score
+        boxes, scores, labels = (one[key][kept] for key in ("boxes", "scores", "labels"))
+        names = [detector.class_names[label] for label in labels.tolist()]
+        objects = []
+        for name, score, box in zip(names, scores.tolist(), boxes.tolist()):
+            corners = dict(zip(("x1", "y1", "x2", "y2"), (round(v, 2) for v in box)))
+            objects.append({"class": name, "score": round(score, 4), **corners})
+        rows += [{"image": str(path), **entry} for entry in objects]
+        if args.json:
+            print(json.dumps({"image": str(path), "objects": objects}, ensure_ascii=False))
+        else:
+            for entry in objects:
+                print("\t".join([str(path), *map(str, entry.values())]))
+        if folder:
+            target = folder / f"{path.stem}.png"
+            if target in seen:
+                raise UserError(f"two images are called {path.stem}; give them one at a time, each with its own --draw")
+            seen.add(target)
+            with atomic_path(target) as temporary:
+                draw_boxes(read_image(path), boxes, names).save(temporary)
+    if csv:
+        write_csv(csv, rows)
 
 
 def run_bench(args) -> None:

@@ -86,6 +86,10 @@ SCRIPTS = {
         {"TASKS": ("tiles",), "SIZES": ("photos-L", "glyphs-L"), "SEARCH": (100,), "MANY": {"train": 12, "val": 6, "test": 6}},
         ["accuracy"],
         ["backbones"],
+    "measure_detection": (
+        {"COUNTS": (2, 3), "STEPS": 1, "LONGER": 2, "BATCH": 2, "HELD_OUT": (2, 2), "SEARCH": (100,), "SIDE": 64},
+        [],
+        ["detection"],
     ),
     "measure_upstream": (
         {"CLASSES": (2, 3), "WIDTHS": (4, 8), "STEPS": (1, 2), "MIDDLE": {"classes": 2, "width": 4}, "SEARCH": (100,)}
@@ -119,6 +123,7 @@ class Script:
             (bitlib.suite, "finetune"),
             (self.module, "pretrain"),
             (self.module, "finetune_in_parts"),
+            (self.module, "train_detector"),
             (self.module, "train_small"),
         ):
             if hasattr(owner, name):
