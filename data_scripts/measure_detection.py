@@ -3,8 +3,8 @@
     python data_scripts/measure_detection.py
 Three starts for torchvision's RetinaNet, each with its own learning rate by the protocol of bitlib/course/protocol.py, on few
 and on many training scenes; then, on the many, the detector from scratch again with several times the steps, and the frozen
-one with features that no norm has touched. What counts is COCO's AP, on test scenes of digits that stand in no training scene. About
-20 minutes; you can interrupt it at any time, and the same command resumes it.
+one with features that no norm has touched. What counts is COCO's AP, on test scenes of digits that stand in no training scene.
+About 20 minutes; you can interrupt it at any time, and the same command resumes it.
 """
 
 import argparse

@@ -9,7 +9,7 @@ import pytest
 from bitlib.course.check import alike
 from bitlib.course.exercises import EXERCISES
 
-NUMBERS = ("01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "13", "14", "15", "16")
+NUMBERS = ("01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12", "13", "14", "15", "16")
 CHAPTERS = [importlib.import_module(f"answers.ch{number}") for number in NUMBERS]
 WRONG = {name: answers for chapter in CHAPTERS for name, answers in chapter.WRONG.items()}
 RIGHT = {name: answers for chapter in CHAPTERS for name, answers in chapter.RIGHT.items()}

@@ -22,6 +22,7 @@ NAMES = (
     "cost",
     "mask",
     "judge",
+    "boxes",
 )
 pytestmark = pytest.mark.site
 
@@ -62,6 +63,7 @@ def test_settings_live_in_the_address(visit):
         ("cost", "card", 24),
         ("mask", "first", 3),
         ("judge", "at", 5),
+        ("boxes", "iou", 0.75),
     ],
 )
 def test_a_teachers_link_opens_at_the_figure_with_its_settings(visit, name, trait, value):
@@ -144,6 +146,7 @@ def test_static_html_cannot_be_broken_out_of():
 def test_figures_fit_and_can_be_read(visit, width):
     page = visit(FIGURES, width=width)
     for name in ("block", "sizes", "neighbors", "batch", "depth", "schedule", "search", "cost", "mask", "judge"):
+    for name in ("block", "sizes", "neighbors", "batch", "depth", "schedule", "search", "boxes"):
         shown = figure(page, name)
         assert shown.evaluate("e => e.scrollWidth - e.clientWidth") <= 1
         small = shown.evaluate("""f => [...f.querySelectorAll('text, p, small, span, dd, dt, button, label')].filter((e) =>

@@ -34,6 +34,8 @@ ROOMS = [
     ["features"],
     ["transfer", "pretrain"],
     ["choose", "suite", "verify"],
+    ["detection"],
+    ["choose", "suite"],
     ["export"],
     [""],  # bitlib/__init__.py, which gives the public names
     ["course"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..check import Exercise
-from . import ch01, ch02, ch03, ch04, ch05, ch06, ch07, ch08, ch09, ch10, ch11, ch13, ch14, ch15, ch16
+from . import ch01, ch02, ch03, ch04, ch05, ch06, ch07, ch08, ch09, ch10, ch11, ch12, ch13, ch14, ch15, ch16
 
 
 def _join(*chapters: dict[str, Exercise]) -> dict[str, Exercise]:
@@ -19,6 +19,6 @@ def _join(*chapters: dict[str, Exercise]) -> dict[str, Exercise]:
 EXERCISES = _join(
     *(
         chapter.EXERCISES
-        for chapter in (ch01, ch02, ch03, ch04, ch05, ch06, ch07, ch08, ch09, ch10, ch11, ch13, ch14, ch15, ch16)
+        for chapter in (ch01, ch02, ch03, ch04, ch05, ch06, ch07, ch08, ch09, ch10, ch11, ch12, ch13, ch14, ch15, ch16)
     )
 )

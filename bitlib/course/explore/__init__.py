@@ -8,6 +8,7 @@ from .base import Explorable
 from .batch import Batch
 from .block import Block
 from .cost import Cost
+from .boxes import Boxes
 from .depth import Depth
 from .hyperrule import Rule
 from .judge import Judge
@@ -27,6 +28,7 @@ __all__ = [
     "Batch",
     "Block",
     "Cost",
+    "Boxes",
     "Depth",
     "Explorable",
     "Judge",
