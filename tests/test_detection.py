@@ -67,9 +67,9 @@ def test_any_backbone_gives_a_pyramid_by_name(name):
         assert net.backbone.strides == [8, 16, 32, 64, 128]  # P3 to P7, as in RetinaNet
 
 
-def test_a_step_with_the_paper_s_own_code_path_on_a_real_size():
-    """R50x1 by its official name: one step at 64 pixels moves the backbone. R101x3 differs in its numbers only."""
-    net = create_detector("BiT-M-R50x1", NAMES, SIDE, pretrained=False, design=Design(width=32))
+def test_a_step_of_an_official_size_by_name():
+    """R50x1 by its official name: one step at 64 pixels moves the backbone. R101x3 takes the same path."""
+    net = create_detector("BiT-M-R50x1", NAMES, SIDE, pretrained=False, design=Design(width=64))
     before = net.backbone.body.stage4.unit01.b.conv.weight.clone()
     task = load_scenes(1, 0, SIDE, (1, 1))
     run = train_detector(net, task, Recipe(steps=1, batch_size=1, warmup_steps=0, lr=0.01), loop=QUIET)
@@ -230,10 +230,11 @@ def test_the_schedule_is_the_paper_s_in_shares():
 
 
 def test_drawing_weights_leaves_the_global_generator_alone():
+    backbones = [ResNetV2(TINY, 1, 5) for _ in range(2)]
     torch.manual_seed(1)
     wanted = torch.rand(3)
     torch.manual_seed(1)
-    first, second = detector(seed=5), detector(seed=5)
+    first, second = (Detector(backbone, NAMES, SIDE, FEW, 5) for backbone in backbones)
     assert torch.equal(torch.rand(3), wanted)
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values()))
 
@@ -242,7 +243,10 @@ def test_drawing_weights_leaves_the_global_generator_alone():
 
 
 def perfect(images: Boxed) -> list[dict]:
-    return [{"boxes": b / s, "labels": y, "scores": torch.ones(len(y))} for b, y, s in zip(images.boxes, images.labels, images.scales)]
+    return [
+        {"boxes": b / s, "labels": y, "scores": torch.ones(len(y))}
+        for b, y, s in zip(images.boxes, images.labels, images.scales)
+    ]
 
 
 def test_ap_of_the_truth_is_one_and_of_shifted_boxes_less(scenes):
@@ -325,7 +329,7 @@ def test_a_coco_folder_keeps_its_boxes(tmp_path):
     assert found.class_names == ("part", "thing") and found.images.shape == (3, 3, 30, 30)  # in the order of the ids
     torch.testing.assert_close(found.boxes[0], torch.tensor([[5.0, 2.5, 20.0, 15.0]]))
     assert found.labels[0].tolist() == [1]
-    bright = found.images[0, 1].float() > 125
+    bright = found.images[0, 1].float() > 140
     rows, columns = bright.any(1).nonzero(), bright.any(0).nonzero()
     assert (int(columns.min()), int(columns.max()) + 1) == (5, 20) and int(rows.max()) + 1 in (15, 16)
     assert (found.images[:, :, 20:] == 128).all()  # the rest of the square
@@ -406,7 +410,22 @@ BROKEN = {
 def test_bad_annotations_give_one_line_status_2_and_nothing_on_disk(name, tmp_path, capsys):
     change, words = BROKEN[name]
     write_coco(tmp_path / "data", change)
-    assert main(["detect", "train", str(tmp_path / "data"), "--model", "tiny", "--scratch", "--out", str(tmp_path / "out"), "--quiet"]) == 2
+    assert (
+        main(
+            [
+                "detect",
+                "train",
+                str(tmp_path / "data"),
+                "--model",
+                "tiny",
+                "--scratch",
+                "--out",
+                str(tmp_path / "out"),
+                "--quiet",
+            ]
+        )
+        == 2
+    )
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1 and said.startswith("bitlib detect: ")
     assert not (tmp_path / "out").exists()
@@ -435,14 +454,27 @@ def test_train_and_predict_from_the_command_line(tmp_path, capsys):
     write_coco(tmp_path / "train", count=6)
     write_coco(tmp_path / "val", count=2)
     out = tmp_path / "out"
-    common = ["--model", "tiny", "--scratch", "--side", "64", "--batch-size", "2", "--device", "cpu", "--precision", "fp32", "--quiet"]
-    line = ["detect", "train", str(tmp_path), "--out", str(out), "--steps", "40", "--lr", "0.02", *common]
+    common = [
+        "--model",
+        "tiny",
+        "--scratch",
+        "--side",
+        "64",
+        "--batch-size",
+        "2",
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+        "--quiet",
+    ]
+    line = ["detect", "train", str(tmp_path), "--out", str(out), "--steps", "120", "--lr", "0.02", "--no-flip", *common]
     assert main(line) == 0
     said = capsys.readouterr().out
     assert "6 training images with 6 boxes, 2 classes" in said and "validation AP" in said
     record = json.loads((out / "run.json").read_text())
-    assert record["steps"] == 40 and 0 <= record["val_ap"] <= 1 and record["model"] == "tiny"
-    assert len(list(csv.DictReader(open(out / "history.csv")))) == 40
+    assert record["steps"] == 120 and 0 <= record["val_ap"] <= 1 and record["model"] == "tiny"
+    assert len(list(csv.DictReader(open(out / "history.csv")))) == 120
     images = [str(tmp_path / "val" / "images" / f"{i}.png") for i in range(2)]
     files = ["--csv", str(tmp_path / "found.csv"), "--draw", str(tmp_path / "drawn"), "--device", "cpu", "--quiet"]
     assert main(["detect", "predict", str(out), *images, "--score", "0.05", "--json", *files]) == 0
@@ -450,8 +482,8 @@ def test_train_and_predict_from_the_command_line(tmp_path, capsys):
     assert [line["image"] for line in lines] == images
     best = lines[0]["objects"][0]
     assert best["class"] == "thing"
-    found = torch.tensor([[best[key] for key in ("x1", "y1", "x2", "y2")]])
-    assert box_iou(found, torch.tensor([[10.0, 5.0, 40.0, 30.0]])) > 0.4  # in pixels of the original
+    found = torch.tensor([[one[key] for key in ("x1", "y1", "x2", "y2")] for one in lines[0]["objects"]])
+    assert box_iou(found, torch.tensor([[10.0, 5.0, 40.0, 30.0]])).max() > 0.5  # in pixels of the original
     rows = list(csv.DictReader(open(tmp_path / "found.csv")))
     assert len(rows) == sum(len(line["objects"]) for line in lines)
     assert Image.open(tmp_path / "drawn" / "0.png").size == (60, 40)
@@ -462,7 +494,7 @@ def test_train_and_predict_from_the_command_line(tmp_path, capsys):
 @pytest.mark.parametrize(
     "line, words",
     [
-        (["train", "scenes", "--out", "OUT", "--freeze", "head"], "cannot freeze until 'head'"),
+        (["train", "scenes", "--out", "OUT", "--model", "tiny", "--scratch", "--freeze", "head"], "cannot freeze until 'head'"),
         (["train", "scenes", "--out", "OUT", "--model", "glyphs-XL"], "unknown model"),
         (["train", "nowhere", "--out", "OUT", "--model", "tiny"], "nowhere does not exist"),
         (["train", "scenes", "--out", "OUT", "--model", "tiny", "--lr", "-1"], "lr is -1.0"),

@@ -1,4 +1,4 @@
-"""The figure of found boxes: IoU against torchvision's, average precision against pycocotools, and everything that can be moved."""
+"""The figure of found boxes: IoU against torchvision's, AP against pycocotools, and everything that can be moved."""
 
 import pytest
 import torch

@@ -202,7 +202,8 @@ class _Checker:
         for number, entry in enumerate(entries):
             self.need(_whole(entry.get("id")), f"{what} number {number + 1}", "has no whole number as its id")
         twice = [key for key, count in Counter(entry["id"] for entry in entries).items() if count > 1]
-        self.need(not twice, f"two of its {what.removesuffix('y') + 'ies' if what.endswith('y') else what + 's'}", f"have the id {twice[0] if twice else ''}; ids must differ")
+        several = {"category": "categories"}.get(what, f"{what}s")
+        self.need(not twice, f"two of its {several}", f"have the id {twice[0] if twice else ''}; ids must differ")
 
     def classes(self, content: dict) -> tuple[list[str], dict[int, int]]:
         """(names in the order of their ids, {id: position})."""
