@@ -145,8 +145,7 @@ def test_static_html_cannot_be_broken_out_of():
 @pytest.mark.parametrize("width", [320, 375, 1280])
 def test_figures_fit_and_can_be_read(visit, width):
     page = visit(FIGURES, width=width)
-    for name in ("block", "sizes", "neighbors", "batch", "depth", "schedule", "search", "cost", "mask", "judge"):
-    for name in ("block", "sizes", "neighbors", "batch", "depth", "schedule", "search", "boxes"):
+    for name in ("block", "sizes", "neighbors", "batch", "depth", "schedule", "search", "cost", "mask", "judge", "boxes"):
         shown = figure(page, name)
         assert shown.evaluate("e => e.scrollWidth - e.clientWidth") <= 1
         small = shown.evaluate("""f => [...f.querySelectorAll('text, p, small, span, dd, dt, button, label')].filter((e) =>

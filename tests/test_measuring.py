@@ -86,6 +86,7 @@ SCRIPTS = {
         {"TASKS": ("tiles",), "SIZES": ("photos-L", "glyphs-L"), "SEARCH": (100,), "MANY": {"train": 12, "val": 6, "test": 6}},
         ["accuracy"],
         ["backbones"],
+    ),
     "measure_detection": (
         {"COUNTS": (2, 3), "STEPS": 1, "LONGER": 2, "BATCH": 2, "HELD_OUT": (2, 2), "SEARCH": (100,), "SIDE": 64},
         [],

@@ -7,8 +7,8 @@ The figure itself is one ES module under `explorables/`. Needs ipywidgets and an
 from .base import Explorable
 from .batch import Batch
 from .block import Block
-from .cost import Cost
 from .boxes import Boxes
+from .cost import Cost
 from .depth import Depth
 from .hyperrule import Rule
 from .judge import Judge
