@@ -33,9 +33,8 @@ ROOMS = [
     ["distill", "evaluate", "trainer"],
     ["features"],
     ["transfer", "pretrain"],
-    ["choose", "suite", "verify"],
     ["detection"],
-    ["choose", "suite"],
+    ["choose", "suite", "verify"],
     ["export"],
     [""],  # bitlib/__init__.py, which gives the public names
     ["course"],
