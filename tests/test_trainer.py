@@ -128,7 +128,7 @@ def test_adamw_is_pytorchs_and_resumes_too(tmp_path, stop):
         optimizer.zero_grad()
         loss(model, *batch(step)).backward()
         optimizer.step()
-    assert difference(whole, model) < 1e-5
+    assert difference(whole, model) < 1e-3  # of steps of 0.01; Adam enlarges what rounding does to tiny gradients
     run(sgd=replace(adamw, steps=stop), out=tmp_path, checkpoint_every=1)
     resumed, _ = run(seed=7, sgd=adamw, out=tmp_path, resume=True)
     assert difference(whole, resumed) == 0
