@@ -151,8 +151,8 @@ EXERCISES: dict[str, Exercise] = {
         (
             "Three steps: scores between every query and every key, weights that add up to one, a weighted mean of the values.",
             "Scores are q @ kᵀ divided by the root of the width of q. A score of minus infinity becomes a weight of zero.",
-            "empty belongs to the keys, the last dimension of the scores [B, T, T], so give it a dimension for the queries in between; "
-            "fill there with minus infinity, and take the softmax over that last dimension.",
+            "empty belongs to the keys, the last dimension of the scores [B, T, T], so it needs a dimension for the queries in "
+            "between. Fill there with minus infinity, and take the softmax over that last dimension.",
         ),
         attend,
         inputs=lambda: [_heads(seed) for seed in range(40, 43)],
