@@ -274,7 +274,7 @@ def train_small(train_ids, words: Vocabulary, optimizer, seed: int, loop: bitlib
 
 
 def pretrain(device: torch.device) -> None:
-    """Write bitlib/course/sentences.json, text.safetensors and its card, and results/pretrain_text.json."""
+    """Write bitlib/course/sentences.json, text.safetensors and its card, and results/text_network.json."""
     corpus, held = collected()
     content = tasks(held)
     notice = NOTICE.format(version=platform.python_version())
@@ -313,7 +313,7 @@ def pretrain(device: torch.device) -> None:
         meta |= {key: about[key] for key in ("python", "corpus")}
         save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, temporary, {"bitlib": json.dumps(meta)})
     (PACKAGE / "text.md").write_text(CARD.format(**environment(device) | about | {"notice": notice}), "utf8")
-    record("pretrain_text", about, device)
+    record("text_network", about, device)
 
 
 class Guesses:

@@ -148,7 +148,7 @@ def test_pretraining_writes_network_card_and_record(tmp_path, monkeypatch):
         monkeypatch.setattr(script, name, value)
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
     (tmp_path / "results").mkdir()
-    for job, name in (("network", "pretrain_text"), ("optimizers", "text_optimizers")):
+    for job, name in (("network", "text_network"), ("optimizers", "text_optimizers")):
         monkeypatch.setattr("sys.argv", ["pretrain_text", job, "--device", "cpu"])
         script.main()
         written = json.loads((tmp_path / "results" / f"{name}.json").read_text("utf8"))
