@@ -33,7 +33,7 @@ def test_mistakes_and_the_list(gpu, capsys):
     assert gpu.main(["--tiny", "--device", "cpu"]) == 2 and "--out" in capsys.readouterr().err
     assert gpu.main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 31 and len({line.split()[0] for line in lines}) == 31  # seven checks, two modes x sides x ...
+    assert len(lines) == 32 and len({line.split()[0] for line in lines}) == 32  # eight checks, two modes x sides x ...
     assert all(part.seconds < gpu.LIMIT <= 540 and part.about for part in gpu.all_parts())
 
 
