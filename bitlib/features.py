@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -38,7 +40,8 @@ def fit_head(features: Tensor, labels: Tensor, num_classes: int, c: float = 1.0,
     std, mean = torch.std_mean(features, dim=0, correction=0)
     # A feature that hardly ever moves here would get an enormous weight, which the first image that moves it would blow up.
     std = std.clamp_min(std.mean() * LEAST_SPREAD).clamp_min(1e-6)
-    fitted = LogisticRegression(C=c, max_iter=max_iter).fit(((features - mean) / std).numpy(), labels.numpy())
+    with _one_thread():
+        fitted = LogisticRegression(C=c, max_iter=max_iter).fit(((features - mean) / std).numpy(), labels.numpy())
     found, offset = torch.from_numpy(fitted.coef_), torch.from_numpy(fitted.intercept_)
     if len(fitted.classes_) == 2:  # scikit-learn returns a single row for two classes
         found, offset = torch.cat([-found, found]) / 2, torch.cat([-offset, offset]) / 2
@@ -46,6 +49,22 @@ def fit_head(features: Tensor, labels: Tensor, num_classes: int, c: float = 1.0,
     there = torch.from_numpy(fitted.classes_)
     weight[there], bias[there] = found / std, offset - (found / std) @ mean
     return weight, bias
+
+
+def _one_thread():
+    """A context in which NumPy's linear algebra keeps to one thread.
+
+    A fit is thousands of small products. With two threads on two cores they took ten times as long, most of it spent waiting for
+    each other; and the last bits of a head would depend on the number of cores.
+    """
+    return _pools().limit(limits=1, user_api="blas")
+
+
+@functools.cache
+def _pools():
+    from threadpoolctl import ThreadpoolController  # scikit-learn needs it, too
+
+    return ThreadpoolController()
 
 
 @torch.no_grad()
