@@ -54,8 +54,8 @@ def fit_head(features: Tensor, labels: Tensor, num_classes: int, c: float = 1.0,
 def _one_thread():
     """A context in which NumPy's linear algebra keeps to one thread.
 
-    A fit is thousands of small products. With two threads on two cores they took ten times as long, most of it spent waiting for
-    each other; and the last bits of a head would depend on the number of cores.
+    A fit is thousands of small products. With two threads on two cores they took ten times as long, most of it spent waiting
+    for each other; and the last bits of a head would depend on the number of cores.
     """
     return _pools().limit(limits=1, user_api="blas")
 
