@@ -71,8 +71,8 @@ def test_boxes(visit):
         close(float(answer["ap"]), area(recall, precision))
         close(numbers(shown, ".bl-boxes-found", "match"), matches)
         close(numbers(shown, ".bl-boxes-found", "iou"), [max(iou(b, t) for t in now["truth"]) for b in boxes])
-        close(numbers(shown, "[data-recall]", "recall"), recall)
-        close(numbers(shown, "[data-recall]", "precision"), precision)
+        close(numbers(shown, "circle[data-recall]", "recall"), recall)
+        close(numbers(shown, "circle[data-recall]", "precision"), precision)
         kept = sum(score >= now["score"] for score in now["scores"])
         assert int(answer["kept"]) == kept == shown.locator(".bl-boxes-kept").count()
         if kept:
