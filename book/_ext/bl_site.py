@@ -50,7 +50,7 @@ def describe(app, pagename, templatename, context, doctree):
 
 def say_the_licence(app, pagename, templatename, context, doctree):
     """The licence and how to cite, at the foot of every page."""
-    how = context["pathto"]("book/how_to_use") + "#how-to-cite"
+    how = context["pathto"]("book/how_to_use").rstrip("#") + "#how-to-cite"  # from the page itself it is "#"
     text = "The text is under CC BY 4.0, code and weights are under Apache 2.0."
     context["theme_extra_footer"] = f'<p>{text} <a href="{how}">How to cite this course</a></p>'
 
