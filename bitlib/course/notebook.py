@@ -21,7 +21,7 @@ from ..features import cache_features, fit_head
 from ..files import results_dir
 from ..resnet import ResNetV2
 from .protocol import spoken
-from .show import Html, images, inline, png, quiz, show, table  # noqa: F401  (notebooks take these from here)
+from .show import Html, images, inline, png, quiz, scenes, show, table  # noqa: F401  (notebooks take these from here)
 
 
 def setup() -> None:

@@ -130,6 +130,28 @@ def images(shown: Tensor, titles: Sequence[str] = (), side: int = 64) -> Html:
     return Html(f'<div class="bl-images">{"".join(cells)}</div>', f"<{len(shown)} images>")
 
 
+def scenes(boxed, found: Sequence[dict] | None = None, numbers: Iterable[int] = range(6), least: float = 0.3) -> Html:
+    """Scenes of a `Boxed` with their boxes drawn: the true ones, or those of `found` (as `detect` returns them) that score
+    `least` or more. numbers: which scenes."""
+    from ..detection import draw_boxes
+
+    cells = []
+    for i in numbers:
+        boxes, words = boxed.boxes[i], [boxed.class_names[y] for y in boxed.labels[i]]
+        if found is not None:
+            kept = found[i]["scores"] >= least
+            boxes, labels, scores = (found[i][key][kept] for key in ("boxes", "labels", "scores"))
+            words = [f"{boxed.class_names[y]} {score:.2f}" for y, score in zip(labels.tolist(), scores.tolist())]
+        buffer = io.BytesIO()
+        draw_boxes(boxed.images[i], boxes, words, scale=2).save(buffer, "PNG")
+        told = html.escape(", ".join(words) or "nothing")
+        cells.append(
+            f'<img alt="scene {i + 1}: {told}" width="192" height="192" style="margin:0 8px 8px 0;display:inline-block" '
+            f'src="{data_url(buffer.getvalue())}">'
+        )
+    return Html(f'<div class="bl-images">{"".join(cells)}</div>', f"<{len(cells)} scenes>")
+
+
 def questions(text: str) -> list[tuple[str, list[tuple[bool, str, str]]]]:
     """Parse a quiz: "## question", then lines of the form "- [ ] option :: reason", with [x] for a right option.
 
