@@ -278,8 +278,10 @@ def train_detector(
 ) -> DetectionRun:
     """Train `detector` on `task` in place. seed: order of the images, mirroring. loop: device, precision, memory, folder.
 
-    Raises UserError if classes or sides differ, or if the loss is no longer finite, and `trainer.Interrupted` on Ctrl-C.
+    Raises UserError if classes or sides differ, if pycocotools is missing, or if the loss is no longer finite, and
+    `trainer.Interrupted` on Ctrl-C.
     """
+    _pycocotools()  # it judges the result; without it, better to stop now than after the last step
     if task.class_names != detector.class_names:
         different = sorted({*task.class_names} ^ {*detector.class_names}) or ["their order"]
         raise UserError(f"{task.name} does not have the detector's classes (first difference: {different[0]!r})")
@@ -331,6 +333,16 @@ def evaluate_detector(detector: Detector, images: Boxed, precision: str = "fp32"
     return average_precision(images.truth(), detect(detector, images, precision))
 
 
+def _pycocotools() -> tuple[type, type]:
+    """Its classes COCO and COCOeval. Raises UserError if it is not installed."""
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError:
+        raise UserError("AP needs pycocotools, which is not installed; run pip install pycocotools") from None
+    return COCO, COCOeval
+
+
 def average_precision(truth: dict, found: Sequence[dict[str, Tensor]]) -> dict[str, float]:
     """COCO's figures, computed by pycocotools, from 0 to 1: {"ap", "ap50", "ap75", "small", "medium", "large"}.
 
@@ -339,11 +351,7 @@ def average_precision(truth: dict, found: Sequence[dict[str, Tensor]]) -> dict[s
     of IoU from 0.5 to 0.95; the last three are for boxes of less than 32², up to 96² and more square pixels, NaN if there are
     none. Raises UserError if pycocotools is missing.
     """
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError:
-        raise UserError("AP needs pycocotools, which is not installed; run pip install pycocotools") from None
+    COCO, COCOeval = _pycocotools()
     names = ("ap", "ap50", "ap75", "small", "medium", "large")
     rows = []
     for image, one in enumerate(found):

@@ -269,6 +269,15 @@ def test_without_pycocotools_the_error_names_it(scenes, monkeypatch):
         average_precision(scenes.val.truth(), perfect(scenes.val))
 
 
+def test_without_pycocotools_nothing_is_trained_for_hours_first(scenes, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    net = detector()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(bitlib.UserError, match="pip install pycocotools"):
+        train_detector(net, scenes, Recipe(steps=1, batch_size=2, warmup_steps=0), loop=QUIET)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
 # --- files ---
 
 
